@@ -1,0 +1,90 @@
+"""The values that travel between the rooms of the package, with their shapes."""
+
+import dataclasses
+import enum
+from typing import Any
+
+import jax
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+
+class Ground(enum.IntEnum):
+    """What is known of a location. Every pixel is exactly one of the four."""
+
+    UNANNOTATED = 0  # nobody looked: object or background, unknown
+    ANNOTATED = 1  # inside a marked object; its class is known
+    BACKGROUND = 2  # known to be background (an exhaustively annotated region, a look-alike marked so)
+    IGNORED = 3  # outside the loss, numerator and denominator alike
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Window:
+    """A rectangle of an image, read or drawn at a chosen resolution.
+
+    Output pixel (row i, column j) is centred on level-0 point
+    (x_px + (j + 0.5) * scale, y_px + (i + 0.5) * scale); level-0 pixel (0, 0) covers [0, 1] x [0, 1].
+    """
+
+    x_px: float  # left edge, level-0 pixels
+    y_px: float  # top edge, level-0 pixels
+    width: int  # output pixels
+    height: int  # output pixels
+    scale: float = 1.0  # level-0 pixels per output pixel
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A batch of tiles, as the pipeline gives it and the train step takes it."""
+
+    image: UInt8[Array, "b h w 3"]  # RGB
+    ground: UInt8[Array, "b h w"]  # `Ground` codes
+    label: UInt8[Array, "b h w"]  # class 1..C where annotated, 0 elsewhere
+    valid: Bool[Array, "b"]  # False for a tile that only pads the batch; its ground is IGNORED
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What a loss is told of every location."""
+
+    ground: UInt8[Array, "*b"]  # `Ground` codes
+    label: Int[Array, "*b"]  # class 1..C where annotated, 0 elsewhere
+
+    @property
+    def annotated(self) -> Bool[Array, "*b"]:
+        """Set F of the paper."""
+        return self.ground == Ground.ANNOTATED
+
+    @property
+    def known_background(self) -> Bool[Array, "*b"]:
+        """Background that somebody vouched for: never masked, never re-weighted."""
+        return self.ground == Ground.BACKGROUND
+
+    @property
+    def valid(self) -> Bool[Array, "*b"]:
+        """Everything but the ignored."""
+        return self.ground != Ground.IGNORED
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Terms:
+    """A loss before its division: `losses.reduce` alone divides."""
+
+    values: Float[Array, "*b"]  # what is minimised, an element; 0 where ignored
+    weights: Float[Array, "*b"]  # 1 where valid, kept or dropped alike; 0 where ignored
+    kept: Bool[Array, "*b"]  # False on unannotated elements whose term is dropped
+    capped: Float[Array, "*b"]  # `values` with dropped terms held at the threshold: a continuous curve
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """Everything that training carries from one step to the next."""
+
+    step: Int[Array, ""]
+    params: Any  # nnx.Param state of the model, float32
+    stats: Any  # its other state (running statistics of normalisation)
+    opt_state: Any
+    ema: Any  # exponential average of (params, stats); None where it is switched off
