@@ -2,10 +2,11 @@
 
 import dataclasses
 import enum
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, Integer, UInt8
 
 
 class Ground(enum.IntEnum):
@@ -49,7 +50,7 @@ class Targets:
     """What a loss is told of every location."""
 
     ground: UInt8[Array, "*b"]  # `Ground` codes
-    label: Int[Array, "*b"]  # class 1..C where annotated, 0 elsewhere
+    label: Integer[Array, "*b"]  # class 1..C where annotated, 0 elsewhere
 
     @property
     def annotated(self) -> Bool[Array, "*b"]:
@@ -88,3 +89,44 @@ class TrainState:
     stats: Any  # its other state (running statistics of normalisation)
     opt_state: Any
     ema: Any  # exponential average of (params, stats); None where it is switched off
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hyper:
+    """The traced numbers of one step."""
+
+    loss: Mapping[str, float | Float[Array, ""]]  # what the loss's `hyper(t)` gives
+    learning_rate: float | Float[Array, ""]  # at this step
+    ema_decay: float | Float[Array, ""]  # share of the old average kept a step, [0, 1)
+    seed: int | Int[Array, ""]  # of augmentation and of losses that sample
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measures:
+    """Sums of one step over the global batch; `ratios` gives what is logged."""
+
+    loss: Float[Array, ""]
+    capped: Float[Array, ""]
+    weight: Float[Array, ""]  # elements that count
+    unannotated: Float[Array, ""]  # elements of U
+    kept: Float[Array, ""]  # of these, kept by the mask
+    annotated: Float[Array, ""]  # elements of F
+    p_unannotated: Float[Array, ""]  # sum of p over U
+    p_annotated: Float[Array, ""]  # sum of p over F
+
+    def ratios(self) -> dict[str, float]:
+        """Means for the log, on the host."""
+        sums = {name: float(value) for name, value in vars(self).items()}
+
+        def share(part: str, whole: str) -> float:
+            return sums[part] / max(sums[whole], 1.0)
+
+        return {
+            "loss": share("loss", "weight"),
+            "capped_loss": share("capped", "weight"),
+            "keep_rate": share("kept", "unannotated"),
+            "p_annotated": share("p_annotated", "annotated"),
+            "p_unannotated": share("p_unannotated", "unannotated"),
+        }

@@ -1,0 +1,37 @@
+"""Strict surroundings for every test: 8 CPU devices, checked shapes, no silent broadcasting."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+from jaxtyping import install_import_hook
+
+# Everything but types.py: a pytree is rebuilt with leaves of any kind (shardings, floats, None).
+install_import_hook(
+    [
+        f"sparseshot_jax.{room}"
+        for room in (
+            *("losses", "models", "metrics", "data", "training", "predict", "evaluate"),
+            *("report", "ablate", "config", "experiment", "cli"),
+        )
+    ],
+    "beartype.beartype",
+)
+
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data beside the checkout (`../shared/data`), where it exists."""
+    if not SHARED.is_dir():
+        pytest.skip(f"real data is not at {SHARED}")
+    return SHARED
