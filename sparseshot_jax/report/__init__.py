@@ -1,0 +1,19 @@
+"""Numbers -> tables, figures, one HTML page."""
+
+from sparseshot_jax.report.overlay import COLOURS, Layer, overlay
+from sparseshot_jax.report.page import write_comparison, write_report
+from sparseshot_jax.report.panels import Panel
+from sparseshot_jax.report.tables import Cell, Table, comparison_table, results_table
+
+__all__ = [
+    "COLOURS",
+    "Cell",
+    "Layer",
+    "Panel",
+    "Table",
+    "comparison_table",
+    "overlay",
+    "results_table",
+    "write_comparison",
+    "write_report",
+]
