@@ -1,0 +1,187 @@
+"""GeoJSON to annotations: (Multi)Polygon and (Multi)Point features, classes as QuPath names them."""
+
+import collections
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparseshot_jax.data import rings
+from sparseshot_jax.data.annotations import Annotations
+from sparseshot_jax.data.formats.geojson_values import Fault, class_name, shown, vertex_xy
+from sparseshot_jax.data.formats.json_stream import MAX_BYTES, feature_chunks, read_document
+from sparseshot_jax.data.formats.polygon_repair import Shapes, clean
+from sparseshot_jax.errors import InputError
+
+
+def read_geojson(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Annotations:
+    """Read a GeoJSON file (a FeatureCollection, a list of features, or one feature; plain or gzip).
+
+    What can be repaired is repaired and what has no area or place is left out; `notes` of the result
+    counts both. A class is `properties.classification`, its `name` where it is a mapping.
+
+    Args:
+        path: the file.
+        max_bytes: limit on its size, unpacked.
+
+    Returns:
+        One object a feature; a MultiPoint gives one object a point.
+
+    Raises:
+        InputError: the file cannot be read or is no GeoJSON; the message names file, place and remedy.
+    """
+    path = Path(path)
+    reader = _Reader(path)
+    for first, features in feature_chunks(read_document(path, max_bytes), path):
+        reader.add(first, features)
+    return reader.result()
+
+
+class _Reader:
+    """Turns pieces of the feature list into flat arrays, and counts what was odd."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.names: dict[str, int] = {}
+        self.parts: list[Annotations] = []
+        self.counts: collections.Counter[str] = collections.Counter()
+
+    def add(self, first: int, features: list[Any]) -> None:
+        """Read the next features; `first` is the number of the first of them in the file."""
+        flat = _Flat()
+        for number, feature in enumerate(features, first):
+            flat.number = number
+            try:
+                self._add_feature(flat, feature)
+            except Fault as fault:
+                raise self._broken(number, str(fault)) from None
+        shapes = Shapes(
+            xy=self._vertices(flat),
+            ring_offsets=rings.offsets_of(np.array([len(r) for r in flat.rings], np.int64)),
+            part_offsets=rings.offsets_of(np.array(flat.rings_of_part, np.int64)),
+            object_offsets=rings.offsets_of(np.array(flat.parts_of_object, np.int64)),
+            class_ids=np.array(flat.class_ids, np.int32),
+            is_point=np.array(flat.is_point, bool),
+        )
+        self.parts.append(clean(shapes, tuple(self.names), self.counts))
+
+    def result(self) -> Annotations:
+        """All features read so far as one value."""
+        names = tuple(self.names)
+        total = Annotations.concatenate([Annotations.empty(names), *self.parts])
+        notes = [text.format(count) for text, count in self.counts.items() if count]
+        if not len(total):
+            notes.append("The file holds no object that can be used.")
+        return dataclasses.replace(total, source=str(self.path), notes=tuple(notes))
+
+    def _add_feature(self, flat: "_Flat", feature: Any) -> None:
+        if type(feature) is not dict:
+            raise Fault(f"it must be a mapping; it is {shown(feature)}")
+        geometry = feature.get("geometry")
+        if geometry is None:
+            self.counts["{} features without geometry were skipped."] += 1
+            return
+        if type(geometry) is not dict:
+            raise Fault(f"geometry must be a mapping; it is {shown(geometry)}")
+        kind = geometry.get("type")
+        if type(kind) is not str:
+            raise Fault(f"geometry.type must be a name such as 'Polygon'; it is {shown(kind)}")
+        if kind not in ("Polygon", "MultiPolygon", "Point", "MultiPoint"):
+            # Doubled braces: a name from the file must not act as a place for the count.
+            safe = kind[:40].replace("{", "{{").replace("}", "}}")
+            self.counts[f"{{}} features of geometry type {safe} were skipped."] += 1
+            return
+        coordinates = geometry.get("coordinates")
+        if type(coordinates) is not list:
+            raise Fault(f"geometry.coordinates must be a list; it is {shown(coordinates)}")
+        if not coordinates:
+            self.counts["{} features with empty geometry were skipped."] += 1
+            return
+        class_id = self._class_id(feature.get("properties"))
+        if kind == "Polygon":
+            flat.add_polygons([coordinates], class_id)
+        elif kind == "MultiPolygon":
+            flat.add_polygons(coordinates, class_id)
+        else:
+            flat.add_points([coordinates] if kind == "Point" else coordinates, class_id)
+
+    def _class_id(self, properties: Any) -> int:
+        name = class_name(properties)
+        known = self.names.get(name)
+        if known is None:
+            try:
+                name.encode()
+            except UnicodeEncodeError:
+                raise Fault(f"the class name {name!r} is not valid Unicode") from None
+            known = self.names[name] = len(self.names)
+        return known
+
+    def _vertices(self, flat: "_Flat") -> np.ndarray:
+        """All vertices [v, 2]; the quick way, and where that fails vertex by vertex."""
+        if not flat.rings:
+            return np.zeros((0, 2))
+        try:
+            # No dtype asked for: numpy would turn the text "12" into a number without a word.
+            xy = np.array(list(itertools.chain.from_iterable(flat.rings)))
+        except (ValueError, OverflowError):
+            xy = np.zeros(0)
+        if xy.dtype.kind in "iuf" and xy.ndim == 2 and xy.shape[-1] >= 2:
+            return xy[:, :2].astype(np.float64)
+        careful = []
+        for number, ring in zip(flat.ring_feature, flat.rings):
+            for k, vertex in enumerate(ring):
+                try:
+                    careful.append(vertex_xy(vertex))
+                except Fault as fault:
+                    raise self._broken(number, f"vertex {k} of a ring {fault}") from None
+        return np.array(careful, np.float64).reshape(-1, 2)
+
+    def _broken(self, number: int, what: str) -> InputError:
+        return InputError(
+            f"{self.path}: feature {number} (the first is 0) is broken: {what}. "
+            "Correct or delete it, or export the objects again."
+        )
+
+
+class _Flat:
+    """Nested lists taken apart: rings of parts (polygons) of objects."""
+
+    def __init__(self):
+        self.number = 0  # the feature at hand
+        self.rings: list[list] = []
+        self.ring_feature: list[int] = []
+        self.rings_of_part: list[int] = []
+        self.parts_of_object: list[int] = []
+        self.class_ids: list[int] = []
+        self.is_point: list[bool] = []
+
+    def add_polygons(self, polygons: list[Any], class_id: int) -> None:
+        """One object of one or more polygons, each a list of rings."""
+        for polygon in polygons:
+            if type(polygon) is not list or not polygon:
+                raise Fault(f"a polygon must be a list of rings; it is {shown(polygon)}")
+            for ring in polygon:
+                if type(ring) is not list:
+                    raise Fault(f"a ring must be a list of vertices; it is {shown(ring)}")
+                if ring:
+                    self.rings.append(ring)
+                else:  # kept as a ring without extent: it is rejected, and counted, with those
+                    self.rings.append([[0, 0]])
+                self.ring_feature.append(self.number)
+            self.rings_of_part.append(len(polygon))
+        self._add_object(len(polygons), class_id, False)
+
+    def add_points(self, points: list[Any], class_id: int) -> None:
+        """An object a point."""
+        for point in points:
+            self.rings.append([point])
+            self.ring_feature.append(self.number)
+            self.rings_of_part.append(1)
+            self._add_object(1, class_id, True)
+
+    def _add_object(self, parts: int, class_id: int, is_point: bool) -> None:
+        self.parts_of_object.append(parts)
+        self.class_ids.append(class_id)
+        self.is_point.append(is_point)
