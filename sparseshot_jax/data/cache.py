@@ -1,0 +1,64 @@
+"""Whole images with their targets, kept by a process up to a number of bytes."""
+
+import collections
+import dataclasses
+import threading
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import UInt8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class WholeMaps:
+    """A small image at the tiles' resolution: a tile of it is a crop."""
+
+    image: UInt8[np.ndarray, "h w 3"]  # RGB
+    ground: UInt8[np.ndarray, "h w"]  # `Ground` codes
+    label: UInt8[np.ndarray, "h w"]  # class ids
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.image.nbytes + self.ground.nbytes + self.label.nbytes
+
+
+class MapCache:
+    """Least recently used first out. A pickled copy is empty."""
+
+    def __init__(self, max_bytes: int):
+        self._max_bytes = max_bytes
+        self._held: collections.OrderedDict[int, WholeMaps] = collections.OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._making: dict[int, threading.Lock] = collections.defaultdict(threading.Lock)
+
+    def __reduce__(self):
+        return MapCache, (self._max_bytes,)
+
+    def get(self, key: int, make: Callable[[], WholeMaps]) -> WholeMaps:
+        """What is held under `key`, made first where nothing is; made once by concurrent threads."""
+        found = self._find(key)
+        if found is not None:
+            return found
+        with self._lock:
+            making = self._making[key]
+        with making:
+            found = self._find(key)
+            if found is None:
+                found = make()
+                self._keep(key, found)
+        return found
+
+    def _find(self, key: int) -> WholeMaps | None:
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+            return self._held.get(key)
+
+    def _keep(self, key: int, maps: WholeMaps) -> None:
+        with self._lock:
+            self._held[key] = maps
+            self._bytes += maps.nbytes
+            while self._bytes > self._max_bytes and len(self._held) > 1:
+                self._bytes -= self._held.popitem(last=False)[1].nbytes
