@@ -1,0 +1,87 @@
+"""Objects over a thumbnail of their slide: the first look at a prediction."""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw
+
+from sparseshot_jax.data.annotations import Annotations
+from sparseshot_jax.data.formats.geojson import read_geojson
+from sparseshot_jax.data.slides import Slide
+from sparseshot_jax.errors import InputError
+from sparseshot_jax.types import Window
+
+# Okabe and Ito's colours (2008) that stand out from haematoxylin, eosin and glass.
+COLOURS = ((240, 228, 66), (86, 180, 233), (0, 158, 115), (213, 94, 0))
+_CASING = (20, 20, 30)
+_STRIP_ROWS = 128  # of the thumbnail, read at once: the level it is read from may be 4 times as fine
+
+
+def overlay_png(
+    slide: Slide, objects: Annotations | str | Path, path: str | Path, *, max_px: int = 2048
+) -> None:
+    """Draw outlines, a colour a class, over the slide, its longer side at most `max_px`.
+
+    A small image is shown in full resolution, or doubled where that fits. The file appears only when
+    complete.
+
+    Args:
+        slide: the image.
+        objects: polygons and points in level-0 pixels, or a GeoJSON of them.
+        path: the PNG to write.
+        max_px: pixels of the longer side.
+
+    Raises:
+        InputError: the slide is damaged, the GeoJSON broken, or the file cannot be written.
+    """
+    path = Path(path)
+    if not isinstance(objects, Annotations):
+        objects = read_geojson(objects)
+    scale = max(slide.width, slide.height) / max_px
+    scale = scale if scale > 1.0 else 1.0 if scale > 0.5 else 0.5
+    picture = Image.fromarray(_thumbnail(slide, scale))
+    _draw(picture, objects, scale)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        picture.save(part, format="PNG")
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written: {error.strerror or error}. Check that its folder exists, may be "
+            "written to and has space left."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _thumbnail(slide: Slide, scale: float) -> UInt8[np.ndarray, "h w 3"]:
+    width, height = (max(1, math.floor(n / scale)) for n in (slide.width, slide.height))
+    rows = [(y, min(_STRIP_ROWS, height - y)) for y in range(0, height, _STRIP_ROWS)]
+    strips = [
+        slide.read(Window(x_px=0.0, y_px=y * scale, width=width, height=h, scale=scale)) for y, h in rows
+    ]
+    return np.concatenate(strips)
+
+
+def _draw(picture: Image.Image, objects: Annotations, scale: float) -> None:
+    draw = ImageDraw.Draw(picture)
+    line = 2 if scale <= 1.0 else 1
+    # Pillow's coordinates are pixel centres.
+    xy = objects.xy_px / scale - 0.5
+    rings = [
+        (xy[a:b], COLOURS[objects.class_ids[k] % len(COLOURS)])
+        for k, first, last in zip(
+            range(len(objects)), objects.object_offsets[:-1], objects.object_offsets[1:]
+        )
+        for a, b in zip(objects.ring_offsets[first:last], objects.ring_offsets[first + 1 : last + 1])
+    ]
+    for cased in (True, False) if line > 1 else (False,):
+        for ring, colour in rings:
+            if len(ring) == 1:
+                draw.circle(tuple(ring[0]), 2 + cased, fill=_CASING if cased else colour)
+                continue
+            closed = [tuple(point) for point in (*ring, ring[0])]
+            draw.line(closed, fill=_CASING if cased else colour, width=line + 2 * cased, joint="curve")
