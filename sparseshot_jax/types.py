@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer, UInt8
+
+Scalar = float | int | np.floating | np.integer | Float[Array, ""]  # on the host, or traced
 
 
 class Ground(enum.IntEnum):
@@ -96,10 +99,10 @@ class TrainState:
 class Hyper:
     """The traced numbers of one step."""
 
-    loss: Mapping[str, float | Float[Array, ""]]  # what the loss's `hyper(t)` gives
-    learning_rate: float | Float[Array, ""]  # at this step
-    ema_decay: float | Float[Array, ""]  # share of the old average kept a step, [0, 1)
-    seed: int | Int[Array, ""]  # of augmentation and of losses that sample
+    loss: Mapping[str, Scalar]  # what the loss's `hyper(t)` gives
+    learning_rate: Scalar  # at this step
+    ema_decay: Scalar  # share of the old average kept a step, [0, 1)
+    seed: Scalar  # of augmentation and of losses that sample
 
 
 @jax.tree_util.register_dataclass

@@ -1,7 +1,7 @@
 """Case: one image or slide with what is known of it, the unit of every split."""
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int32, UInt8
@@ -40,6 +40,7 @@ class Splits:
     notes: tuple[str, ...] = ()  # repairs, counts and omissions, a sentence each
 
 
+@runtime_checkable
 class Source(Protocol):
     """A data set: a frozen dataclass of paths and options with one method."""
 

@@ -6,6 +6,7 @@ is a plain crop of it. `CaseGrid.window` turns them into level-0 windows.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -84,7 +85,7 @@ class CaseGrid:
             y, x = (int(rng.integers(*self._range(k, axis))) for axis, k in enumerate((row, column)))
             if self.tissue is None or self.fractions(np.array(y), np.array(x))[0] >= self.min_tissue:
                 return y, x
-        return int(self._central(np.array(row), 0)), int(self._central(np.array(column), 1))
+        return self._central(row, 0), self._central(column, 1)
 
     def around(self, rng: np.random.Generator, y: float, x: float, jitter: float) -> tuple[int, int]:
         """A random origin (y, x) of a tile that holds the point (y, x), output pixels."""
@@ -97,7 +98,7 @@ class CaseGrid:
 
     def central_window(self, row: int, column: int) -> Window:
         """The tile in the middle of a cell."""
-        return self.window(*(int(self._central(np.array(k), axis)) for axis, k in enumerate((row, column))))
+        return self.window(self._central(row, 0), self._central(column, 1))
 
     def window(self, y: int, x: int) -> Window:
         """The tile with this origin."""
@@ -109,16 +110,15 @@ class CaseGrid:
             scale=self.scale,
         )
 
-    def _range(self, cell: int, axis: int) -> tuple[int, int]:
-        """Origins [low, high) of a cell: all cells share out every origin there is, evenly."""
+    def _range(self, cell: Any, axis: int) -> tuple[Any, Any]:
+        """Origins [low, high) of a cell or of an array of them: all cells share out every origin."""
         origins = (self.height, self.width)[axis] - self.tile_px + 1
         count = self.shape[axis]
         return cell * origins // count, (cell + 1) * origins // count
 
-    def _central(self, cell: np.ndarray, axis: int) -> np.ndarray:
-        origins = (self.height, self.width)[axis] - self.tile_px + 1
-        count = self.shape[axis]
-        return (cell * origins // count + (cell + 1) * origins // count - 1) // 2
+    def _central(self, cell: Any, axis: int) -> Any:
+        low, high = self._range(cell, axis)
+        return (low + high - 1) // 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,7 +6,7 @@ trains with: `hyper(t)` gives a loss's numbers at time t on the host, `terms(...
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Key
 
@@ -39,6 +39,7 @@ from sparseshot_jax.losses.schedules import SCHEDULES
 from sparseshot_jax.types import Targets, Terms
 
 
+@runtime_checkable
 class Loss(Protocol):
     """What the training step asks of a loss. A frozen dataclass with these two methods will do."""
 

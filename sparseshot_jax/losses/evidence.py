@@ -14,10 +14,9 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.losses.schedules import check_choice
-from sparseshot_jax.types import Ground, Targets, Terms
+from sparseshot_jax.types import Ground, Scalar, Targets, Terms
 
 MaskBy = Literal["foreground", "max"]
-Scalar = Float[Array, ""] | float | int  # a hyper-parameter: a number, or traced
 Spec = TypeVar("Spec")
 
 # Metadata of a spec's field that Python code branches on; all others reach the step as numbers.

@@ -1,0 +1,238 @@
+"""An experiment as one frozen value: what configs/ return, what the command line changes, what a run
+folder records. It holds specs only; `experiment` turns them into objects."""
+
+import dataclasses
+import difflib
+import importlib.util
+import json
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+from sparseshot_jax.codec import check_kind, make_converter, reasons
+from sparseshot_jax.data.labels import LabelSpec
+from sparseshot_jax.data.sources import SOURCES, Source
+from sparseshot_jax.data.tiles import TileSpec
+from sparseshot_jax.errors import InputError
+from sparseshot_jax.losses import LOSSES, Loss
+from sparseshot_jax.models import MODELS, Model
+from sparseshot_jax.training.augment import AugmentSpec
+from sparseshot_jax.training.optimizer import OptimizerSpec
+
+# The three choices that a registry offers. A checker sees the protocol, a parser the union.
+REGISTRIES: dict[str, Mapping[str, type]] = {"data": SOURCES, "model": MODELS, "loss": LOSSES}
+if TYPE_CHECKING:
+    SourceSpec = Source
+    ModelSpec = Model
+    LossSpec = Loss
+else:
+    SourceSpec, ModelSpec, LossSpec = (Union[tuple(r.values())] for r in REGISTRIES.values())  # noqa: UP007
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """The loop: how long, in what portions, and how often what happens."""
+
+    steps: int = 2000  # optimiser steps of the whole run, > 0
+    batch_size: int = 8  # tiles a step over all devices, > 0
+    micro_batches: int = 1  # parts of a batch whose gradients are accumulated, > 0
+    ema_decay: float = 0.0  # of the average of parameters that is evaluated; 0: the last ones, [0, 1)
+    devices: int = -1  # devices of the mesh; -1: all
+    log_every: int = 20  # steps
+    validate_every: int = 500  # steps
+    checkpoint_every: int = 500  # steps
+    workers: int = 0  # processes that prepare batches; 0: threads of this one
+    threads: int = 4  # reading threads a worker
+
+    def __post_init__(self) -> None:
+        counts = ("steps", "batch_size", "micro_batches", "threads")
+        for name in (*counts, "log_every", "validate_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"train.{name} must be at least 1; got {getattr(self, name)}.")
+        if self.workers < 0:
+            raise InputError(f"train.workers must be at least 0; got {self.workers}. Try 0.")
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise InputError(f"train.ema_decay must be in [0, 1); got {self.ema_decay}. Try 0.99.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictSpec:
+    """From probabilities to objects."""
+
+    threshold: float = 0.5  # a pixel is foreground above it, (0, 1)
+    core_px: int = 512  # side of a tile without its halo, pixels at the model's resolution
+    batch_size: int = 4  # tiles a forward pass
+    min_area_um2: float = 8.0  # smaller objects are left out, square micrometres
+    tissue_only: bool = True  # skip tiles of bare glass
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.threshold < 1.0:
+            raise InputError(f"predict.threshold must be in (0, 1); got {self.threshold}. Try 0.5.")
+        for name in ("core_px", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"predict.{name} must be at least 1; got {getattr(self, name)}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """Everything that decides a result."""
+
+    name: str  # of the run; its folder is runs/NAME unless --run says otherwise
+    data: SourceSpec
+    model: ModelSpec
+    loss: LossSpec
+    seed: int = 0  # of parameters, subsets, tiles and augmentation
+    labels: LabelSpec = LabelSpec()
+    tiles: TileSpec = TileSpec()
+    augment: AugmentSpec = AugmentSpec()
+    optimizer: OptimizerSpec = OptimizerSpec()
+    train: TrainSpec = TrainSpec()
+    predict: PredictSpec = PredictSpec()
+
+    def __post_init__(self) -> None:
+        if self.tiles.tile_px % self.model.multiple:
+            lower = self.tiles.tile_px // self.model.multiple * self.model.multiple
+            options = [n for n in (lower, lower + self.model.multiple) if n]
+            raise InputError(
+                f"tiles.tile_px must be divisible by {self.model.multiple}, which the model's depth asks "
+                f"for; got {self.tiles.tile_px}. Try {' or '.join(map(str, options))}."
+            )
+
+
+_CONVERTER = make_converter(REGISTRIES)
+
+
+def to_json(config: ExperimentConfig) -> dict[str, Any]:
+    """The config as JSON values; what a registry offers carries its name as "kind"."""
+    return _CONVERTER.unstructure(config, ExperimentConfig)
+
+
+def from_json(values: Any, *, source: str = "config.json") -> ExperimentConfig:
+    """The inverse of `to_json`.
+
+    Raises:
+        InputError: a field is missing, unknown or of the wrong type.
+    """
+    try:
+        return _CONVERTER.structure(values, ExperimentConfig)
+    except Exception as error:  # whatever a wrong value makes a dataclass raise
+        raise InputError(f"{source}: {reasons(error)}") from error
+
+
+def load_config(path: str | Path) -> ExperimentConfig:
+    """What `get_config()` of a Python file returns, or a run's config.json.
+
+    Raises:
+        InputError: no such file (with the nearest name), an error in it (with its line), no get_config,
+            or another type returned.
+    """
+    path = Path(path)
+    if not path.is_file():
+        there = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(str(path), there, n=1)
+        hint = (
+            f"Did you mean {near[0]}?"
+            if near
+            else "Give the path of a Python file, such as configs/unet_tnbc.py."
+        )
+        raise InputError(f"no config file {path}. {hint}")
+    if path.suffix == ".json":
+        try:
+            return from_json(json.loads(path.read_text()), source=str(path))
+        except ValueError as error:
+            raise InputError(f"{path} is not JSON: {error}. Correct it, or start a new run.") from error
+    config = _executed(path)
+    if not isinstance(config, ExperimentConfig):
+        raise InputError(
+            f"{path} must define get_config() and return an ExperimentConfig from it; got "
+            f"{type(config).__name__}."
+        )
+    # Through JSON and back: a list becomes the tuple it stands for, and a wrong type is found here.
+    return from_json(to_json(config), source=str(path))
+
+
+def _executed(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is not a Python file. Give a .py config or a run's config.json.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return module.get_config() if hasattr(module, "get_config") else None
+    except Exception as error:  # the user's code may raise anything
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+        if isinstance(error, SyntaxError) and error.filename == str(path):
+            lines.append(error.lineno)
+        place = f"{path}, line {lines[-1]}" if lines else str(path)
+        kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+        raise InputError(f"{place}: {kind}{getattr(error, 'msg', error)}") from error
+
+
+# What may change when a run goes on: the result does not depend on it.
+_FREE = (
+    *("train.workers", "train.threads", "train.devices"),
+    *("train.log_every", "train.validate_every", "train.checkpoint_every"),
+    *("predict", "name", "data.root", "data.slides", "data.annotations", "data.cache"),
+)
+
+
+def changed_mathematics(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:
+    """The fields, as "loss.alpha: 0.2 -> 0.1", that a resumed run may not change."""
+    before, after = dict(_flat(to_json(old))), dict(_flat(to_json(new)))
+    return [
+        f"{name}: {before.get(name, '(absent)')} -> {after.get(name, '(absent)')}"
+        for name in sorted(before | after)
+        if before.get(name) != after.get(name) and not _is_free(name)
+    ]
+
+
+def _is_free(name: str) -> bool:
+    return any(name == free or name.startswith(free + ".") for free in _FREE)
+
+
+def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else key)
+    else:
+        yield prefix, values
+
+
+def override(config: ExperimentConfig, field: str, value: str) -> ExperimentConfig:
+    """The config with one dotted field set from text; "loss", "model" or "data" alone switches the kind,
+    which then starts from its defaults.
+
+    Raises:
+        InputError: no such field (with the nearest one), or a value that it cannot hold.
+
+    """
+    values = to_json(config)
+    if field in REGISTRIES:
+        values[field] = {"kind": check_kind(field, value, REGISTRIES[field])}
+        return from_json(values, source=f"{field}={value}")
+    *path, last = field.split(".")
+    place: Any = values
+    for name in path:
+        place = place.get(name) if isinstance(place, dict) else None
+    if not isinstance(place, dict) or last not in place or last == "kind" or isinstance(place[last], dict):
+        near = difflib.get_close_matches(field, [name for name, _ in _flat(values)], n=1)
+        raise InputError(f"no field {field}. " + (f"Did you mean {near[0]}?" if near else "See --help."))
+    place[last] = _parsed(value, place[last])
+    return from_json(values, source=f"{field}={value}")
+
+
+_WORDS = {"True": True, "False": False, "None": None}
+
+
+def _parsed(text: str, old: Any) -> Any:
+    """The JSON or Python value that a text stands for, in a field that holds `old`."""
+    if isinstance(old, str):
+        return text
+    if text in _WORDS:
+        return _WORDS[text]
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    return [value] if isinstance(old, list | tuple) and isinstance(value, str) else value

@@ -1,0 +1,73 @@
+"""What a person sees in the terminal: progress of long work, notes, warnings."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from sparseshot_jax.experiment import Reporter
+
+CONSOLE = Console(highlight=False)
+
+
+def say(text: object) -> None:
+    """Print a line as it is: brackets in it are no markup, and a long path is not broken in two."""
+    CONSOLE.print(text, markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def training_progress(title: str) -> Iterator[Reporter]:
+    """A reporter that draws one line for a training run: step, loss, keep rate, speed, time left."""
+    with _progress() as progress:
+        task = progress.add_task(escape(title), total=None, status="compiling")
+
+        def on_log(step: int, row: Mapping[str, float]) -> None:
+            status = (
+                f"loss {row['loss']:.4f}  kept {row['keep_rate']:.0%}  {row['images_per_second']:.0f} tiles/s"
+            )
+            progress.update(task, completed=step, status=status)
+
+        def on_start(step: int, total: int) -> None:
+            if step:
+                progress.console.print(f"{escape(title)}: goes on from step {step}")
+            progress.update(task, completed=step, total=total)
+
+        yield Reporter(
+            on_start=on_start,
+            on_log=on_log,
+            note=lambda message: progress.console.print(f"[dim]note: {escape(message)}[/dim]"),
+            warn=lambda message: progress.console.print(f"[yellow]warning: {escape(message)}[/yellow]"),
+        )
+
+
+@contextlib.contextmanager
+def tile_progress(title: str) -> Iterator[Callable[[int, int, int], None]]:
+    """A callback (tiles done, tiles in all, objects) that draws a bar with the time left."""
+    with _progress() as progress:
+        task = progress.add_task(escape(title), total=None, status="")
+
+        def on_progress(done: int, total: int, objects: int) -> None:
+            progress.update(task, completed=done, total=total, status=f"{objects} objects")
+
+        yield on_progress
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=CONSOLE,
+    )

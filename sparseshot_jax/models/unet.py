@@ -1,0 +1,194 @@
+"""U-Net: Ronneberger, Fischer and Brox 2015, https://arxiv.org/abs/1505.04597.
+
+Departures: convolutions are padded, so that the output has the size of the input, and normalised.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Key
+
+from sparseshot_jax.errors import InputError
+from sparseshot_jax.models.layers import FORMS, NORMS, Forms, forms
+
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UNetSpec:
+    """A U-Net: its size, normalisation and start.
+
+    >>> model = UNetSpec(base=8, depth=2).build(classes=1, rngs=nnx.Rngs(0))
+    >>> model(jnp.zeros((1, 64, 64, 3))).shape
+    (1, 64, 64, 1)
+    """
+
+    base: int = 16  # channels at full resolution, >= 1; doubled at every halving
+    depth: int = 4  # halvings of the resolution, [1, 8]
+    norm: str = "batch"  # batch, group or channel: see `layers`
+    dtype: str = "float32"  # of the arithmetic, float32 or bfloat16; parameters and logits: float32
+    prior: float = 0.05  # p of foreground at the start, (0, 1); below every threshold rho
+    form: str = "auto"  # of the arithmetic: cpu, textbook, or as the back end likes it
+
+    def __post_init__(self):
+        if self.base < 1:
+            raise InputError(f"base must be at least 1; got {self.base}. Try 16.")
+        if not 1 <= self.depth <= 8:
+            raise InputError(f"depth must be between 1 and 8; got {self.depth}. Try 4.")
+        if not 0.0 < self.prior < 1.0:
+            raise InputError(f"prior must lie between 0 and 1, both excluded; got {self.prior}. Try 0.05.")
+        for name, known in (("norm", NORMS), ("dtype", _DTYPES), ("form", ("auto", *FORMS))):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}.")
+
+    @property
+    def multiple(self) -> int:
+        """Height and width of an image must be divisible by this, in pixels."""
+        return 2**self.depth
+
+    @property
+    def receptive_radius_px(self) -> int:
+        """An output pixel depends on no input pixel farther than this along a row or column.
+
+        Attained exactly by some pixel. `norm="group"` adds statistics of the whole tile to this.
+        """
+        radius = 0
+        for pixel in range(self.multiple):  # the radius differs with the place in the pooling grid
+            first = last = pixel
+            for _ in range(self.depth):  # two convolutions, then the up-convolution's source
+                first, last = (first - 2) // 2, (last + 2) // 2
+            first, last = first - 2, last + 2
+            for _ in range(self.depth):  # both sources of the pooling, then two convolutions
+                first, last = 2 * first - 2, 2 * last + 1 + 2
+            radius = max(radius, pixel - first, last - pixel)
+        return radius
+
+    def build(self, *, classes: int, rngs: nnx.Rngs) -> "UNet":
+        """A fresh model: 1 logit for one wanted class, C + 1 (0 = background) for C > 1."""
+        return UNet(self, classes=classes, rngs=rngs)
+
+
+class _Convolutions(nnx.Module):
+    """Twice: 3 x 3 convolution, normalisation, ReLU."""
+
+    def __init__(self, kernels: Iterator[Array], outputs: int, *, norm: str):
+        self.first = nnx.Param(next(kernels))
+        self.second = nnx.Param(next(kernels))
+        self.first_norm = NORMS[norm](outputs)
+        self.second_norm = NORMS[norm](outputs)
+
+    def __call__(
+        self,
+        *inputs: Float[Array, "b h w _"],
+        ops: Forms,
+        valid: Bool[Array, "b"] | None,
+        train: bool,
+    ) -> Float[Array, "b h w k"]:
+        """One input, or two that are taken as concatenated along the channels."""
+        dtype = inputs[0].dtype
+        x = ops.convolve(*inputs, kernel=self.first[...].astype(dtype))
+        x = jax.nn.relu(self.first_norm(x, valid=valid, train=train))
+        x = ops.convolve(x, kernel=self.second[...].astype(dtype))
+        return jax.nn.relu(self.second_norm(x, valid=valid, train=train))
+
+
+class UNet(nnx.Module):
+    """What `UNetSpec.build` gives."""
+
+    def __init__(self, spec: UNetSpec, *, classes: int, rngs: nnx.Rngs):
+        if classes < 1:
+            raise InputError(f"a model needs at least one wanted class; got {classes}.")
+        self.spec = spec
+        logits = 1 if classes == 1 else classes + 1
+        widths = [spec.base * 2**level for level in range(spec.depth + 1)]
+        kernels = _kernels(rngs.params(), tuple(widths), logits)
+        self.down = nnx.List(_Convolutions(kernels, width, norm=spec.norm) for width in widths)
+        self.up = nnx.List(nnx.Param(next(kernels)) for _ in widths[:-1])
+        self.merge = nnx.List(_Convolutions(kernels, width, norm=spec.norm) for width in widths[:-1])
+        self.head = nnx.Param(next(kernels))
+        self.bias = nnx.Param(_prior_bias(spec.prior, classes))
+
+    def __call__(
+        self,
+        image: Float[Array, "b h w 3"],
+        *,
+        valid: Bool[Array, "b"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "b h w k"]:
+        """Float32 logits of every pixel.
+
+        Args:
+            image: RGB in [-1, 1] (`scale_image`).
+            valid: False for a tile that only pads the batch: no part of the batch's statistics.
+            train: Normalise with the batch's statistics, and move the running ones.
+
+        Raises:
+            InputError: height or width is not divisible by `spec.multiple`.
+        """
+        self._check_size(image.shape[1], image.shape[2])
+        ops = forms(self.spec.form)
+        x = image.astype(_DTYPES[self.spec.dtype])
+        skips = []
+        for convolutions in self.down:
+            if skips:
+                x = ops.pool(x)
+            x = convolutions(x, ops=ops, valid=valid, train=train)
+            skips.append(x)
+        skips.pop()
+        for level in reversed(range(self.spec.depth)):
+            x = ops.up_convolve(x, self.up[level][...].astype(x.dtype))
+            x = self.merge[level](x, skips[level], ops=ops, valid=valid, train=train)
+        logits = jnp.einsum(
+            "bhwc,ck->bhwk", x, self.head[...].astype(x.dtype), preferred_element_type=jnp.float32
+        )
+        return logits + self.bias[...][None, None, None]
+
+    def _check_size(self, height: int, width: int) -> None:
+        multiple = self.spec.multiple
+        for name, size in (("height", height), ("width", width)):
+            if size % multiple or size == 0:
+                below, above = size // multiple * multiple, -(-size // multiple) * multiple
+                near = f"{below} or {above}" if below else f"{multiple}"
+                raise InputError(
+                    f"image {name} must be divisible by {multiple} (depth {self.spec.depth}); "
+                    f"got {size}. Try {near}."
+                )
+
+
+def _kernels(key: Key[Array, ""], widths: tuple[int, ...], logits: int) -> Iterator[Array]:
+    """All kernels in the order in which `UNet` takes them, at the variance that a ReLU keeps.
+
+    He et al. 2015. The head is as small as RetinaNet's: every pixel starts at the prior, and the gradient
+    still flows.
+    """
+    blocks = list(zip((3, *widths), widths))
+    shapes = [shape for i, o in blocks for shape in ((3, 3, i, o), (3, 3, o, o))]
+    shapes += [(2, 2, 2 * o, o) for o in widths[:-1]]
+    shapes += [shape for o in widths[:-1] for shape in ((3, 3, 2 * o, o), (3, 3, o, o))]
+    # Each output of an up-convolution sums over one pixel's channels.
+    scales = [math.sqrt(2 / (shape[2] * (9 if shape[0] == 3 else 1))) for shape in shapes]
+    return iter(_normals(key, (*shapes, (widths[0], logits)), (*scales, 0.01)))
+
+
+@functools.partial(jax.jit, static_argnames=("shapes", "scales"))
+def _normals(
+    key: Key[Array, ""], shapes: tuple[tuple[int, ...], ...], scales: tuple[float, ...]
+) -> list[Array]:
+    """Independent normal arrays, cut from one draw: a draw for each would compile for each shape."""
+    ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
+    parts = jnp.split(jax.random.normal(key, (ends[-1],)), ends[:-1])
+    return [scale * part.reshape(shape) for scale, part, shape in zip(scales, parts, shapes)]
+
+
+def _prior_bias(prior: float, classes: int) -> Float[Array, "k"]:
+    """Biases at which 1 - p_background is `prior`, the wanted classes sharing it evenly."""
+    odds = math.log(prior) - math.log1p(-prior)
+    if classes == 1:
+        return jnp.array([odds])
+    return jnp.array([0.0] + classes * [odds - math.log(classes)])

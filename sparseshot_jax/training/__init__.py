@@ -1,0 +1,1 @@
+"""Training: augment, step, loop, checkpoint, over a mesh of devices."""

@@ -1,0 +1,151 @@
+"""One training step and one evaluation step: pure functions, no host in the loop.
+
+    step = jax.jit(make_train_step(...), donate_argnames=("state",))
+    state, measures = step(state, batch, hyper)
+
+Everything a user tunes is in `Hyper`, a pytree of traced numbers that the loop evaluates on the host:
+one compilation serves every threshold, schedule, weight, learning rate and seed.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Key, UInt8
+
+from sparseshot_jax import losses, models
+from sparseshot_jax.training.augment import AugmentSpec, augment
+from sparseshot_jax.types import Batch, Hyper, Measures, Scalar, Targets, Terms, TrainState
+
+TermsFn = Callable[[Array, Targets, Mapping[str, Scalar], Key[Array, ""]], Terms]
+
+
+def init_state(
+    model: nnx.Module, optimizer: optax.GradientTransformation, *, ema: bool
+) -> tuple[nnx.GraphDef, TrainState]:
+    """The static half of a model and the state that training starts from."""
+    graphdef, params, stats = nnx.split(model, nnx.Param, ...)
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        stats=stats,
+        opt_state=optimizer.init(params),
+        ema=jax.tree.map(jnp.copy, (params, stats)) if ema else None,
+    )
+    return graphdef, state
+
+
+def make_train_step(
+    *,
+    graphdef: nnx.GraphDef,
+    terms: TermsFn,
+    optimizer: optax.GradientTransformation,
+    augmentation: AugmentSpec,
+    micro_batches: int = 1,
+) -> Callable[[TrainState, Batch, Hyper], tuple[TrainState, Measures]]:
+    """The pure function of one step.
+
+    With `micro_batches` > 1 the gradient is accumulated over that many parts of the batch; numerators
+    and denominators are summed before the one division, so that the parts weigh by their elements.
+    """
+
+    def summed_loss(
+        params: Any, stats: Any, batch: Batch, hyper: Hyper, key: Key[Array, ""]
+    ) -> tuple[Float[Array, ""], tuple[Any, Measures]]:
+        augment_key, loss_key = jax.random.split(key)
+        image, batch = augment(augment_key, batch, augmentation)
+        model = nnx.merge(graphdef, params, stats, copy=True)
+        logits = model(image, valid=batch.valid, train=True)
+        targets = Targets(ground=batch.ground, label=batch.label.astype(jnp.int32))
+        result = terms(logits, targets, hyper.loss, loss_key)
+        measures = _measure(logits, targets, result)
+        return measures.loss, (nnx.split(model, nnx.Param, ...)[2], measures)
+
+    gradient = jax.grad(summed_loss, has_aux=True)
+
+    def train_step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Measures]:
+        key = jax.random.fold_in(jax.random.key(hyper.seed), state.step)
+        if micro_batches == 1:
+            grads, (stats, measures) = gradient(state.params, state.stats, batch, hyper, key)
+        else:
+            grads, stats, measures = _accumulate(gradient, state, batch, hyper, key, micro_batches)
+        denominator = jnp.maximum(measures.weight, 1.0)
+        grads = jax.tree.map(lambda g: g / denominator, grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, jax.tree.map(lambda u: -hyper.learning_rate * u, updates))
+        ema = None
+        if state.ema is not None:
+            ema = optax.incremental_update((params, stats), state.ema, 1.0 - hyper.ema_decay)
+        return (
+            TrainState(step=state.step + 1, params=params, stats=stats, opt_state=opt_state, ema=ema),
+            measures,
+        )
+
+    return train_step
+
+
+def _accumulate(
+    gradient: Callable[..., Any],
+    state: TrainState,
+    batch: Batch,
+    hyper: Hyper,
+    key: Key[Array, ""],
+    parts: int,
+) -> tuple[Any, Any, Measures]:
+    """Sums of gradients and measures over `parts` micro-batches, running statistics passed along."""
+
+    def body(carry: tuple, part: tuple[Batch, Array]) -> tuple[tuple, None]:
+        grads, stats, measures = carry
+        micro, index = part
+        new_grads, (stats, new) = gradient(state.params, stats, micro, hyper, jax.random.fold_in(key, index))
+        return (
+            jax.tree.map(jnp.add, grads, new_grads),
+            stats,
+            jax.tree.map(jnp.add, measures, new),
+        ), None
+
+    # Every part takes examples from every device: element i of the batch goes to part i mod parts.
+    split = jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0), batch
+    )
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    nothing = Measures(**{f.name: jnp.zeros(()) for f in dataclasses.fields(Measures)})
+    carry, _ = jax.lax.scan(body, (zeros, state.stats, nothing), (split, jnp.arange(parts)))
+    return carry
+
+
+def _measure(logits: Float[Array, "*b k"], targets: Targets, terms: Terms) -> Measures:
+    p = jax.lax.stop_gradient(models.foreground(logits))
+    unannotated = targets.valid & ~targets.annotated & ~targets.known_background
+    value, weight = losses.reduce.totals(terms)
+
+    def total(x: Array) -> Float[Array, ""]:
+        return jnp.sum(x, dtype=jnp.float32)
+
+    return Measures(
+        loss=value,
+        weight=weight,
+        capped=jax.lax.stop_gradient(total(terms.capped)),
+        unannotated=total(unannotated),
+        kept=total(terms.kept & unannotated),
+        annotated=total(targets.annotated),
+        p_unannotated=total(jnp.where(unannotated, p, 0.0)),
+        p_annotated=total(jnp.where(targets.annotated, p, 0.0)),
+    )
+
+
+def make_eval_step(graphdef: nnx.GraphDef) -> Callable[[Any, UInt8[Array, "b h w 3"]], Array]:
+    """(variables, images) -> probability of each class [b, h, w, C], float32.
+
+    `variables` is the pair (params, stats), of the last step or of its exponential average.
+    """
+
+    def eval_step(variables: tuple[Any, Any], image: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w c"]:
+        model = nnx.merge(graphdef, *variables, copy=True)
+        return models.class_probabilities(model(models.scale_image(image)))
+
+    return eval_step
