@@ -22,5 +22,5 @@ def get_config() -> ExperimentConfig:
         tiles=TileSpec(tile_px=128, mpp=0.25, annotated_share=0.0),
         model=UNetSpec(base=8, depth=4),
         loss=FocalExclusive(alpha=0.2, gamma=0.1, schedule="sigmoid"),
-        train=TrainSpec(steps=1200, batch_size=8),
+        train=TrainSpec(steps=1200, batch_size=4),
     )

@@ -144,7 +144,7 @@ class FolderSource:
             int(is_object.sum()),
             self.keep,
             seed=seed,
-            dataset=Path(self.root).resolve().name,
+            dataset="folder",  # and not the root's name: a folder that is moved keeps its subset
             image=case.name,
         )
         gone = np.zeros(len(is_object), bool)

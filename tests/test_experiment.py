@@ -1,0 +1,328 @@
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from sparseshot_jax import experiment, programs
+from sparseshot_jax.config import ExperimentConfig, PredictSpec, TrainSpec
+from sparseshot_jax.data.formats.geojson import read_geojson
+from sparseshot_jax.data.sources import FolderSource
+from sparseshot_jax.data.tiles import TileSpec
+from sparseshot_jax.errors import InputError
+from sparseshot_jax.experiment import Reporter, load, report, train
+from sparseshot_jax.losses import CrossEntropy, FocalExclusive
+from sparseshot_jax.models import UNetSpec
+from sparseshot_jax.predict import write_predictions
+from sparseshot_jax.training.checkpoint import Checkpoints
+from sparseshot_jax.training.log import read_rows
+from sparseshot_jax.training.loop import Diverged
+from sparseshot_jax.training.optimizer import OptimizerSpec
+
+SIDE = 48
+
+
+def draw_folder(root):
+    """Dark discs on a light ground, each an object: images/*.png and instances/*.png."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:SIDE, :SIDE]
+    for folder in ("images", "instances"):
+        (root / folder).mkdir(parents=True)
+    for name in ("train_1", "train_2", "val_1", "test_1", "test_2"):
+        ids = np.zeros((SIDE, SIDE), np.uint16)
+        for k, (cy, cx) in enumerate(rng.uniform(6, SIDE - 6, (5, 2)), 1):
+            ids[(y - cy) ** 2 + (x - cx) ** 2 < 25] = k
+        image = np.where(ids[..., None] > 0, (90, 60, 140), (230, 200, 220)) + rng.normal(
+            0, 6, (SIDE, SIDE, 3)
+        )
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(root / "images" / f"{name}.png")
+        Image.fromarray(ids).save(root / "instances" / f"{name}.png")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """These programs run for milliseconds: most of their time is the optimising compiler's."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "discs"
+    draw_folder(root)
+    return root
+
+
+def make_config(root, **changes):
+    base = ExperimentConfig(
+        name="tiny",
+        data=FolderSource(
+            root=str(root), train=("train_*",), validation=("val_*",), test=("test_*",), mpp=0.5, keep=0.6
+        ),
+        tiles=TileSpec(tile_px=16, mpp=0.5, min_tissue=0.0),
+        model=UNetSpec(base=4, depth=1),
+        loss=FocalExclusive(),
+        optimizer=OptimizerSpec(learning_rate=2e-2),
+        train=TrainSpec(
+            steps=12,
+            batch_size=8,
+            ema_decay=0.9,
+            log_every=2,
+            validate_every=6,
+            checkpoint_every=4,
+            threads=1,
+            devices=1,
+        ),
+        predict=PredictSpec(core_px=32, min_area_um2=0.5, tissue_only=False),
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def steps_of(config, **changes):
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
+
+
+def state_of(folder, config):
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        return checkpoints.restore(programs.fresh_state(config))
+
+
+def without_clock(rows):
+    return [{k: v for k, v in r.items() if k not in ("images_per_second", "wait_share")} for r in rows]
+
+
+@pytest.fixture(scope="module")
+def config(root):
+    return make_config(root)
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run = train(config, folder)
+    assert run.step == 12
+    return run
+
+
+def test_a_run_leaves_what_it_promises(finished, config):
+    rows = finished.rows()
+    assert [r["step"] for r in rows if r["event"] == "train"] == [2, 4, 6, 8, 10, 12]
+    assert [r["step"] for r in rows if r["event"] == "validation"] == [6, 12]
+    asked = {"loss", "capped_loss", "keep_rate", "p_annotated", "p_unannotated", "rho", "learning_rate"}
+    assert asked | {"images_per_second", "wait_share"} <= set(rows[0])
+    assert {"dice_pooled", "dice_image", "best_threshold"} <= set(rows[-1])
+    state, position = state_of(finished.folder, config)
+    assert int(state.step) == 12
+    assert position == {"next_batch": 12}
+    loaded = load(finished.folder)
+    assert loaded.config == config
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, state.ema)
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, finished.variables)
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_at(step):
+    def on_log(now, row):
+        if now == step:
+            raise Stopped
+
+    return Reporter(on_log=on_log)
+
+
+def test_a_stopped_run_ends_as_one_that_was_not(finished, config, tmp_path):
+    """Stopped twice, once far behind its last checkpoint: same parameters, averages, moments and log."""
+    folder = tmp_path / "run"
+    with pytest.raises(Stopped):
+        train(config, folder, reporter=stop_at(2))
+    for stop in (6, 10):
+        with pytest.raises(Stopped):
+            train(config, folder, reporter=stop_at(stop))
+    started = []
+    train(config, folder, reporter=Reporter(on_start=lambda step, total: started.append((step, total))))
+    assert started == [(8, 12)]
+    ours, theirs = state_of(folder, config), state_of(finished.folder, config)
+    jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
+    assert ours[1] == theirs[1]
+    assert without_clock(read_rows(folder / "log.jsonl")) == without_clock(finished.rows())
+
+
+def test_a_finished_run_is_done_at_once(finished, config):
+    before = (finished.folder / "log.jsonl").read_bytes()
+    again = train(config, finished.folder)
+    assert again.step == 12
+    assert (finished.folder / "log.jsonl").read_bytes() == before
+
+
+def test_one_compilation_serves_what_is_traced(finished, config, tmp_path):
+    compiled = experiment.compilations()
+    for k, changes in enumerate(
+        (
+            {"loss": FocalExclusive(alpha=0.05, gamma=1.0, schedule="fixed", rho=0.75)},
+            {"seed": 3, "optimizer": OptimizerSpec(learning_rate=1e-3, warmup=0.5)},
+            {"model": UNetSpec(base=4, depth=1, prior=0.2)},
+        )
+    ):
+        train(steps_of(dataclasses.replace(config, **changes), steps=2), tmp_path / str(k))
+    assert experiment.compilations() == compiled
+
+
+def test_a_folder_of_another_config_is_refused_by_field(finished, config):
+    other = dataclasses.replace(config, loss=FocalExclusive(alpha=0.3), seed=4)
+    with pytest.raises(InputError, match=r"loss\.alpha: 0\.2 -> 0\.3; seed: 0 -> 4") as caught:
+        train(other, finished.folder)
+    assert "extend" not in str(caught.value)
+    with pytest.raises(InputError, match=r"train\.steps: 12 -> 14\..*add --extend"):
+        train(steps_of(config, steps=14), finished.folder)
+    with pytest.raises(InputError, match=r"train\.steps: 12 -> 10"):
+        train(steps_of(config, steps=10), finished.folder, extend=True)
+    assert load(finished.folder).config == config
+
+
+def test_what_does_not_change_the_mathematics_may_change(config, tmp_path):
+    folder = tmp_path / "run"
+    train(steps_of(config, steps=2), folder)
+    freer = steps_of(config, steps=2, log_every=1, checkpoint_every=1, threads=2)
+    assert train(dataclasses.replace(freer, name="renamed"), folder).step == 2
+    assert load(folder).config.name == "renamed"
+
+
+def test_extending_a_run(config, tmp_path):
+    folder = tmp_path / "run"
+    short = steps_of(config, steps=4, validate_every=100)
+    train(short, folder)
+    longer = steps_of(short, steps=8)
+    run = train(longer, folder, extend=True)
+    assert run.step == 8
+    rows = [row for row in run.rows() if row["event"] == "train"]
+    assert [row["step"] for row in rows] == [2, 4, 6, 8]
+    # stretched: step 6 has the threshold and the rate of a run of 8 steps
+    at = programs.hyper_schedule(longer)(5)
+    assert rows[2]["rho"] == pytest.approx(float(at.loss["rho"]))
+    assert rows[2]["learning_rate"] == pytest.approx(float(at.learning_rate))
+    assert load(folder).config.train.steps == 8
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(config, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match="not empty, and holds no run"):
+        train(config, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_bad_data_leave_no_folder_behind(config, tmp_path):
+    lost = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path / "missing")))
+    with pytest.raises(InputError, match=r"missing/images: no such folder"):
+        train(lost, tmp_path / "run")
+    large = dataclasses.replace(config, tiles=TileSpec(tile_px=128, mpp=0.5))
+    with pytest.raises(InputError, match="a tile must fit into the image"):
+        train(large, tmp_path / "run")
+    odd = steps_of(config, batch_size=9, devices=2)
+    with pytest.raises(InputError, match=r"train\.batch_size must be divisible by 2 devices"):
+        train(odd, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_that_cannot_be_made(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write to the run folder"):
+        train(config, tmp_path / "file" / "run")
+
+
+def test_a_diverged_run_keeps_its_last_good_checkpoint(config, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    schedule = programs.hyper_schedule
+
+    def broken(config):
+        at = schedule(config)
+        return lambda step: dataclasses.replace(
+            at(step), learning_rate=np.float32(np.nan if step >= 6 else at(step).learning_rate)
+        )
+
+    monkeypatch.setattr(experiment, "hyper_schedule", broken)
+    with pytest.raises(Diverged, match="The checkpoint of step 4 is kept"):
+        train(steps_of(config, log_every=100), folder)
+    state, _ = state_of(folder, config)
+    assert int(state.step) == 4
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def test_evaluation_is_written_with_the_threshold_carried_from_validation(finished):
+    told = []
+    splits = finished.splits()
+    result = finished.evaluate(on_case=told.append)
+    assert told == ["test_1", "test_2"]
+    written = json.loads((finished.folder / "evaluation.json").read_text())
+    assert written == json.loads(json.dumps(result))
+    assert result["step"] == 12
+    points = result["operating_points"]
+    assert points["carried_over"]["threshold"] == finished.choose_threshold(splits.validation)
+    assert points["carried_over"]["threshold"] == finished.rows()[-1]["best_threshold"]
+    # no threshold is better on the test part than the oracle's, and the pooled Dice says so
+    pooled = {name: point["dice_pooled"]["mean"] for name, point in points.items()}
+    assert pooled["oracle"] >= max(pooled.values()) - 1e-9
+    assert finished.evaluation_of(splits) == written
+
+
+def test_dice_is_that_of_the_maps_themselves(finished):
+    splits = finished.splits()
+    result = finished.evaluate(splits)
+    hits = total = 0
+    for case in splits.test:
+        mask = finished.probability_map(case) > 0.5
+        ids = np.asarray(Image.open(f"{finished.config.data.root}/instances/{case.name}.png")) > 0
+        hits += 2 * (mask & ids).sum()
+        total += mask.sum() + ids.sum()
+    expected = hits / total if total else 1.0
+    found = next(p for p in result["operating_points"].values() if p["threshold"] == 0.5)
+    assert found["dice_pooled"]["mean"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_report_is_one_page(finished):
+    path = report(finished)
+    assert path == finished.folder / "report.html"
+    page = path.read_text()
+    assert "<html" in page
+    assert "tiny" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_predictions_are_read_back(finished, config, root, tmp_path):
+    run = load(finished.folder)
+    image = root / "images" / "test_1.png"
+    found = run.predict(image, mpp=0.5, threshold=0.05)
+    from sparseshot_jax.data.slides import open_slide
+
+    stream = run.predict_stream(open_slide(image, mpp=0.5), threshold=0.05)
+    count = write_predictions(tmp_path / "p.geojson", stream)
+    back = read_geojson(tmp_path / "p.geojson")
+    assert len(back) == count == len(found.objects)
+    np.testing.assert_allclose(np.sort(back.areas_px), np.sort(found.objects.areas_px), atol=0.1)
+    with pytest.raises(InputError, match="how large a pixel is"):
+        run.predict(image)
+
+
+def test_data_that_moved(finished, root, tmp_path):
+    moved = finished.with_data_root(str(tmp_path))
+    assert moved.config.data.root == str(tmp_path)
+    with pytest.raises(InputError, match="no such folder"):
+        moved.splits()
+
+
+def test_a_folder_without_a_run(tmp_path):
+    with pytest.raises(InputError, match=r"not a run folder: it has no config\.json"):
+        load(tmp_path)
+
+
+def test_cross_entropy_and_many_devices_train_too(config, tmp_path):
+    eight = steps_of(dataclasses.replace(config, loss=CrossEntropy()), steps=2, devices=8, ema_decay=0.0)
+    compiled = experiment.compilations()
+    run = train(eight, tmp_path / "run")
+    assert run.step == 2
+    assert experiment.compilations() == compiled + 1  # the second step's arguments lie as the first's do
+    assert np.isfinite(run.rows()[0]["loss"])

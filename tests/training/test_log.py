@@ -1,0 +1,66 @@
+import json
+
+import pytest
+
+from sparseshot_jax.errors import InputError
+from sparseshot_jax.training.log import JsonlLog, read_rows
+
+
+def lines(path):
+    return path.read_text().splitlines()
+
+
+def test_rows_are_on_disk_as_soon_as_written(tmp_path):
+    log = JsonlLog(tmp_path / "log.jsonl", resume_step=0)
+    log.write("train", 1, loss=0.5)
+    assert read_rows(log.path) == [{"event": "train", "step": 1, "loss": 0.5}]
+    log.write("validation", 2, recall=None)
+    assert [row["event"] for row in read_rows(log.path)] == ["train", "validation"]
+    log.close()
+
+
+def test_a_resumed_log_is_cut_back_to_the_checkpoint(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = JsonlLog(path, resume_step=0)
+    for step in range(1, 8):
+        log.write("train", step, loss=1.0)
+    log.close()
+    log = JsonlLog(path, resume_step=4)
+    assert [row["step"] for row in read_rows(path)] == [1, 2, 3, 4]
+    log.write("train", 5, loss=2.0)
+    log.close()
+    assert [row["step"] for row in read_rows(path)] == [1, 2, 3, 4, 5]
+    assert read_rows(path)[-1]["loss"] == 2.0
+
+
+def test_a_half_written_last_line_is_dropped(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"event": "train", "step": 1}\n{"event": "train", "st')
+    assert [row["step"] for row in read_rows(path)] == [1]
+    log = JsonlLog(path, resume_step=10)
+    log.write("train", 2)
+    log.close()
+    assert [json.loads(line)["step"] for line in lines(path)] == [1, 2]
+
+
+def test_no_file_no_rows(tmp_path):
+    assert read_rows(tmp_path / "nothing.jsonl") == []
+
+
+def test_a_log_that_cannot_be_written(tmp_path):
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"log\.jsonl"):
+        JsonlLog(tmp_path / "log.jsonl", resume_step=0)
+
+
+def test_a_full_disk_is_one_clear_error_and_older_rows_stay(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = JsonlLog(path, resume_step=0)
+    log.write("train", 1)
+    real = log._file
+    log._file = open("/dev/full", "w", buffering=1)  # noqa: SIM115 - every write fails with ENOSPC
+    with pytest.raises(InputError, match=r"No space left.*same command"):
+        log.write("train", 2)
+    log.close()  # must not raise again in place of the error above
+    real.close()
+    assert [row["step"] for row in read_rows(path)] == [1]
