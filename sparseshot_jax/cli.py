@@ -12,7 +12,7 @@ import tyro
 from rich.markup import escape
 from rich.table import Table
 
-from sparseshot_jax.console import CONSOLE, say
+from sparseshot_jax.console import CONSOLE, ERRORS, say
 from sparseshot_jax.errors import InputError
 
 _RUN = Annotated[Path, tyro.conf.Positional]
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except InputError as error:
         if debug:
             raise
-        CONSOLE.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
+        ERRORS.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         if debug:

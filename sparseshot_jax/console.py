@@ -17,6 +17,7 @@ from rich.progress import (
 from sparseshot_jax.experiment import Reporter
 
 CONSOLE = Console(highlight=False)
+ERRORS = Console(highlight=False, stderr=True)
 
 
 def say(text: object) -> None:

@@ -59,7 +59,7 @@ def run(options: Demo) -> None:
             trained = experiment.train(config, options.out / name, splits=splits, reporter=reporter)
         runs[method] = trained
         evaluations[method] = trained.evaluation_of(splits)
-    table = comparison_table(evaluations, baseline=BASELINE)
+    table = comparison_table(evaluations)
     CONSOLE.print(table.terminal())
     _write(options.out, runs, evaluations, splits)
     say(f"{experiment.compilations()} training steps were compiled for {len(METHODS)} losses")

@@ -24,7 +24,7 @@ from sparseshot_jax.errors import InputError
 from sparseshot_jax.evaluate import measure_sparse, pixel_counts
 from sparseshot_jax.programs import compilations, form_of, fresh_state, hyper_schedule, programs
 from sparseshot_jax.report import write_report
-from sparseshot_jax.run import Run, load, run_of, write_json
+from sparseshot_jax.run import Run, has_checkpoint, load, run_of, write_json
 from sparseshot_jax.training import loop, sharding
 from sparseshot_jax.training.checkpoint import Checkpoints
 from sparseshot_jax.training.log import JsonlLog
@@ -85,8 +85,10 @@ def train(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    if extend and (longer := extension(folder, config)):
+        reporter.note(longer)
     record_config(folder, config)  # not before the data were found to be good
-    with Checkpoints(folder / "checkpoints") as checkpoints:
+    with Checkpoints(folder / "checkpoints", config=to_json(config)) as checkpoints:
         if checkpoints.latest_step is not None:
             state, position = checkpoints.restore(state)
             batches.set_state(position)
@@ -147,6 +149,9 @@ def check_folder(folder: Path, config: ExperimentConfig, *, extend: bool) -> Non
         InputError: names every field that would change the mathematics.
     """
     record = folder / "config.json"
+    if record.is_file() and not has_checkpoint(folder):
+        if {child.name for child in folder.iterdir()} <= {"config.json", "log.jsonl", "checkpoints"}:
+            return  # nothing came of that config
     if record.is_file():
         changes = changed_mathematics(load_config(record), config)
         if extend and load_config(record).train.steps < config.train.steps:
@@ -165,6 +170,18 @@ def check_folder(folder: Path, config: ExperimentConfig, *, extend: bool) -> Non
         raise InputError(
             f"{folder} exists, is not empty, and holds no run (no config.json). Name another folder."
         )
+
+
+def extension(folder: Path, config: ExperimentConfig) -> str | None:
+    """What more steps do to the schedules of the run in `folder`; None where there are no more."""
+    record = folder / "config.json"
+    steps = load_config(record).train.steps if record.is_file() else config.train.steps
+    if steps >= config.train.steps:
+        return None
+    return (
+        f"extended from {steps} to {config.train.steps} steps: the schedules of the threshold and of the "
+        "learning rate are stretched to the new length, so both step back from where they stood."
+    )
 
 
 def record_config(folder: Path, config: ExperimentConfig) -> None:

@@ -196,10 +196,20 @@ def load(folder: str | Path) -> Run:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is not a run folder: it has no config.json. Train first.")
+    if not has_checkpoint(folder):
+        raise InputError(
+            f"{folder}: training has not reached a checkpoint yet (train.checkpoint_every). Train on first."
+        )
     config = load_config(folder / "config.json")
     with Checkpoints(folder / "checkpoints") as checkpoints:
         state, _ = checkpoints.restore(fresh_state(config))
     return run_of(folder, config, state)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether the run in a folder got as far as a checkpoint."""
+    checkpoints = folder / "checkpoints"
+    return checkpoints.is_dir() and any(child.name.isdigit() for child in checkpoints.iterdir())
 
 
 def write_json(path: Path, values: Any) -> None:

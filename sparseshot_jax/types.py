@@ -129,7 +129,7 @@ class Measures:
         return {
             "loss": share("loss", "weight"),
             "capped_loss": share("capped", "weight"),
-            "keep_rate": share("kept", "unannotated"),
+            "keep_rate": share("kept", "unannotated") if sums["unannotated"] else 1.0,
             "p_annotated": share("p_annotated", "annotated"),
             "p_unannotated": share("p_unannotated", "unannotated"),
         }

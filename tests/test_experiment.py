@@ -197,8 +197,10 @@ def test_extending_a_run(config, tmp_path):
     short = steps_of(config, steps=4, validate_every=100)
     train(short, folder)
     longer = steps_of(short, steps=8)
-    run = train(longer, folder, extend=True)
+    told = []
+    run = train(longer, folder, extend=True, reporter=Reporter(note=told.append))
     assert run.step == 8
+    assert any("from 4 to 8 steps" in note and "stretched" in note for note in told)
     rows = [row for row in run.rows() if row["event"] == "train"]
     assert [row["step"] for row in rows] == [2, 4, 6, 8]
     # stretched: step 6 has the threshold and the rate of a run of 8 steps
@@ -312,6 +314,16 @@ def test_data_that_moved(finished, root, tmp_path):
     assert moved.config.data.root == str(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
         moved.splits()
+
+
+def test_a_folder_in_which_nothing_was_trained_takes_another_config(config, tmp_path):
+    folder = tmp_path / "run"
+    experiment.record_config(folder, config)
+    with pytest.raises(InputError, match="has not reached a checkpoint"):
+        load(folder)
+    other = steps_of(dataclasses.replace(config, loss=CrossEntropy()), steps=2)
+    train(other, folder)
+    assert load(folder).config.loss == CrossEntropy()
 
 
 def test_a_folder_without_a_run(tmp_path):

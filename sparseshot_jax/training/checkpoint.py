@@ -1,6 +1,7 @@
 """Checkpoints of a run: state, data position and config, whole or not at all. The only orbax import."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,20 @@ class Checkpoints:
     """The checkpoints under one folder. Saving is asynchronous and atomic; use as a context manager.
 
     Leaves are stored under their paths in the tree ("params['head'].kernel"), so that a checkpoint does
-    not depend on how flax or optax nest their containers, only on what they name.
+    not depend on how flax or optax nest their containers, only on what they name. `config`, JSON values,
+    goes into each for the record: nothing is read from there.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 2):
+    def __init__(self, folder: Path, *, config: Mapping[str, Any] | None = None, keep: int = 2):
         self.folder = folder.resolve()
+        self._config = dict(config or {})
         try:
             self._manager = ocp.CheckpointManager(
                 self.folder,
                 item_handlers={
                     "state": ocp.PyTreeCheckpointHandler(),
                     "position": ocp.JsonCheckpointHandler(),
+                    "config": ocp.JsonCheckpointHandler(),
                 },
                 options=ocp.CheckpointManagerOptions(
                     max_to_keep=keep, create=True, enable_async_checkpointing=True
@@ -66,6 +70,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     state=ocp.args.PyTreeSave(_by_path(state)),
                     position=ocp.args.JsonSave(position),
+                    config=ocp.args.JsonSave(self._config),
                 ),
             )
         except (OSError, ValueError) as error:

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import shutil
 
 import jax
@@ -48,6 +49,17 @@ def test_a_round_trip_is_bit_identical(tmp_path, zeros):
         restored, position = checkpoints.restore(zeros)
     assert_same(restored, state)
     assert position == {"next_batch": 17}
+
+
+def test_a_checkpoint_records_the_config(tmp_path):
+    with Checkpoints(tmp_path / "c", config={"loss": {"alpha": 0.2}}) as checkpoints:
+        checkpoints.save(make_state(), {})
+    (record,) = [
+        path
+        for path in (tmp_path / "c/3/config").rglob("*")
+        if path.is_file() and "alpha" in path.read_text()
+    ]
+    assert json.loads(record.read_text()) == {"loss": {"alpha": 0.2}}
 
 
 def test_saving_does_not_see_what_happens_to_the_state_later(tmp_path, zeros):
