@@ -4,5 +4,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
-environment .venv "${PYTHON:-python3}" ""
+environment .venv "${PYTHON:-python3}" .
 exec .venv/bin/sparseshot demo "$@"

@@ -11,7 +11,7 @@ if [ "${1:-}" = "--all" ]; then
   shift
 fi
 
-environment .venv "${PYTHON:-python3}" test
+environment .venv "${PYTHON:-python3}" ".[test]"
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .
 .venv/bin/basedpyright
@@ -20,7 +20,7 @@ environment .venv "${PYTHON:-python3}" test
 if [ -n "${CI:-}" ]; then
   newer=${PYTHON312:-python3.12}
   if "$newer" -c '' 2>/dev/null; then
-    environment .venv312 "$newer" test
+    environment .venv312 "$newer" ".[test]"
     .venv312/bin/python -m pytest -n 2 -m "not slow" \
       tests/losses tests/models tests/training tests/data/test_pipeline.py
   else
