@@ -29,7 +29,7 @@ def say(text: object) -> None:
 def training_progress(title: str) -> Iterator[Reporter]:
     """A reporter that draws one line for a training run: step, loss, keep rate, speed, time left."""
     with _progress() as progress:
-        task = progress.add_task(escape(title), total=None, status="compiling")
+        task = progress.add_task(escape(title), total=None, status="")
 
         def on_log(step: int, row: Mapping[str, float]) -> None:
             status = (
@@ -38,9 +38,10 @@ def training_progress(title: str) -> Iterator[Reporter]:
             progress.update(task, completed=step, status=status)
 
         def on_start(step: int, total: int) -> None:
-            if step:
+            if 0 < step < total:
                 progress.console.print(f"{escape(title)}: goes on from step {step}")
-            progress.update(task, completed=step, total=total)
+            status = "finished before" if step >= total else "compiling"
+            progress.update(task, completed=step, total=total, status=status)
 
         yield Reporter(
             on_start=on_start,

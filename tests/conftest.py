@@ -35,3 +35,12 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real data is not at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation(request):
+    """Most programs here run for milliseconds, and most of their time is the optimising compiler's.
+
+    The losses are tested as they are used: fused and reordered.
+    """
+    jax.config.update("jax_disable_most_optimizations", "losses" not in request.path.parts)

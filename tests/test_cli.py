@@ -2,7 +2,6 @@ import json
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -27,14 +26,6 @@ def get_config():
         predict=PredictSpec(core_px=32, min_area_um2=0.5, tissue_only=False),
     )
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """These programs run for milliseconds: most of their time is the optimising compiler's."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

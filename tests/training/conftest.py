@@ -21,14 +21,6 @@ def draw_batch(seed=0, tiles=8, side=16):
     )
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    """These programs run for milliseconds: most of their time is the optimising compiler's."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture
 def unchanged():
     return UNCHANGED
