@@ -149,9 +149,9 @@ def check_folder(folder: Path, config: ExperimentConfig, *, extend: bool) -> Non
         InputError: names every field that would change the mathematics.
     """
     record = folder / "config.json"
-    if record.is_file() and not has_checkpoint(folder):
-        if {child.name for child in folder.iterdir()} <= {"config.json", "log.jsonl", "checkpoints"}:
-            return  # nothing came of that config
+    held = {child.name for child in folder.iterdir()} if folder.is_dir() else set()
+    if held <= {"config.json", "log.jsonl", "checkpoints"} and not has_checkpoint(folder):
+        return  # new, or nothing came of the config there
     if record.is_file():
         changes = changed_mathematics(load_config(record), config)
         if extend and load_config(record).train.steps < config.train.steps:
@@ -166,7 +166,7 @@ def check_folder(folder: Path, config: ExperimentConfig, *, extend: bool) -> Non
                 f"{folder} holds a run of another config: {'; '.join(changes)}. Give these their old "
                 f"values to go on with it, or name another folder.{hint}"
             )
-    elif folder.is_dir() and any(folder.iterdir()):
+    else:
         raise InputError(
             f"{folder} exists, is not empty, and holds no run (no config.json). Name another folder."
         )
