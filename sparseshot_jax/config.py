@@ -44,6 +44,7 @@ class TrainSpec:
     checkpoint_every: int = 500  # steps
     workers: int = 0  # processes that prepare batches; 0: threads of this one
     threads: int = 4  # reading threads a worker
+    tensorboard: bool = False  # write RUN/tensorboard too; needs the extra of that name
 
     def __post_init__(self) -> None:
         counts = ("steps", "batch_size", "micro_batches", "threads")
@@ -171,7 +172,7 @@ def _executed(path: Path) -> Any:
 
 # What may change when a run goes on: the result does not depend on it.
 _FREE = (
-    *("train.workers", "train.threads", "train.devices"),
+    *("train.workers", "train.threads", "train.devices", "train.tensorboard"),
     *("train.log_every", "train.validate_every", "train.checkpoint_every"),
     *("predict", "name", "data.root", "data.slides", "data.annotations", "data.cache"),
 )

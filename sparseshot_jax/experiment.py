@@ -28,6 +28,7 @@ from sparseshot_jax.run import Run, has_checkpoint, load, run_of, write_json
 from sparseshot_jax.training import loop, sharding
 from sparseshot_jax.training.checkpoint import Checkpoints
 from sparseshot_jax.training.log import JsonlLog
+from sparseshot_jax.training.tensorboard import TensorBoard
 
 __all__ = ["Reporter", "Run", "compilations", "load", "run_trial", "train", "validate"]
 
@@ -94,7 +95,8 @@ def train(
             batches.set_state(position)
         start = int(state.step)
         reporter.on_start(start, config.train.steps)
-        log = JsonlLog(folder / "log.jsonl", resume_step=start)
+        board = TensorBoard(folder / "tensorboard", resume_step=start) if config.train.tensorboard else None
+        log = JsonlLog(folder / "log.jsonl", resume_step=start, mirror=board)
         try:
             state = loop.fit(
                 state,

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from sparseshot_jax.errors import InputError
+from sparseshot_jax.training.tensorboard import Mirror
 
 
 class JsonlLog:
     """Rows on disk as soon as they are written; a half-written last line is dropped on the next start."""
 
-    def __init__(self, path: Path, *, resume_step: int):
-        """Open `path`, keeping of it only rows up to step `resume_step`."""
+    def __init__(self, path: Path, *, resume_step: int, mirror: Mirror | None = None):
+        """Open `path`, keeping of it only rows up to step `resume_step`. `mirror` is shown every new row."""
         self.path = path
+        self._mirror = mirror
         temporary = path.with_suffix(".tmp")
         try:
             kept = [row for row in read_rows(path) if row.get("step", 0) <= resume_step]
@@ -35,11 +37,15 @@ class JsonlLog:
                 f"cannot write the log {self.path}: {error}. Free some space, then give the same command "
                 "again: it goes on from the last whole checkpoint."
             ) from error
+        if self._mirror is not None:
+            self._mirror.write(event, step, values)
 
     def close(self) -> None:
         """Close; what a full disk did not take was reported by `write`."""
         with contextlib.suppress(OSError):
             self._file.close()
+        if self._mirror is not None:
+            self._mirror.close()
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,43 @@
+"""A run's log for TensorBoard, beside the JSONL; tensorboardX is an extra and needs no TensorFlow."""
+
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from sparseshot_jax.errors import InputError
+
+
+@runtime_checkable
+class Mirror(Protocol):
+    """Whoever is shown every row of a log."""
+
+    def write(self, event: str, step: int, values: dict[str, Any]) -> None:
+        """Take one row."""
+        ...
+
+    def close(self) -> None:
+        """No more rows come."""
+        ...
+
+
+class TensorBoard:
+    """Scalars of every row under EVENT/NAME. `resume_step`: what was written after it is hidden."""
+
+    def __init__(self, folder: Path, *, resume_step: int):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise InputError(
+                "train.tensorboard needs the package tensorboardX. Install it "
+                '(pip install "sparseshot-jax[tensorboard]"), or leave it off: log.jsonl is written always.'
+            ) from error
+        self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1)
+
+    def write(self, event: str, step: int, values: dict[str, Any]) -> None:
+        """Add the row's numbers."""
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._writer.add_scalar(f"{event}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush."""
+        self._writer.close()
