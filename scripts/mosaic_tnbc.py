@@ -63,10 +63,8 @@ def main() -> None:
     console.print(f"{count} objects: {run.folder / 'predictions.geojson'}")
 
     table = Table("route", "Dice at p > 0.5", "object F1", title="test patients, as one mosaic")
-    runs = {"slide": run}
-    if args.folder_run is not None:
-        runs["folder"] = experiment.load(args.folder_run)
-    for route, each in runs.items():
+    runs = {} if args.folder_run is None else {"folder": experiment.load(args.folder_run)}
+    for route, each in (runs | {"slide": run}).items():  # evaluation.json is left of the slide's own
         point = dataclasses.replace(each, folder=run.folder).evaluate(splits)["operating_points"]["fixed"]
         table.add_row(route, f"{point['dice_pooled']['mean']:.3f}", f"{point['object_f1']['mean']:.3f}")
     console.print(table)

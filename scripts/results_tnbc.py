@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
@@ -84,7 +85,7 @@ def score(args: Args, method: str, seed: int, console: Console) -> dict:
 
 def table(scores: dict[str, list[dict]], measure: str) -> Table:
     """One measure: mean and standard deviation over the seeds at each operating point."""
-    shown = Table("method", "p > 0.5", "carried over", "oracle", title=measure)
+    shown = Table("method", "p > 0.5", "carried over", "oracle", box=MARKDOWN)
     for method, evaluations in scores.items():
         cells = []
         for point in POINTS:
@@ -107,6 +108,7 @@ def main() -> None:
         return
     scores = {m: [score(args, m, seed, console) for seed in args.seeds] for m in METHODS}
     for measure in ("dice_image", "dice_pooled", "object_f1"):
+        console.print(f"\n{measure}, mean and standard deviation over the seeds (thresholds):\n")
         console.print(table(scores, measure))
     for seed, ours, theirs in zip(args.seeds, scores[DEFAULT], scores[BASELINE]):
         console.print(f"seed {seed}: {DEFAULT} at 0.5 minus {BASELINE} carried over, paired bootstrap:")
