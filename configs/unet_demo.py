@@ -2,7 +2,8 @@
 
     sparseshot train configs/unet_demo.py
 
-2 CPU cores, about a minute. `sparseshot demo` trains it beside cross-entropy and compares.
+2 CPU cores, about a minute. Expected on the test slide: Dice 0.9 at p > 0.5. `sparseshot demo` trains it
+beside cross-entropy and compares.
 """
 
 from sparseshot_jax.config import ExperimentConfig

@@ -2,8 +2,8 @@
 
     sparseshot train configs/unet_kumar.py --data.root $DATA/kumar
 
-The folder holds images/, instances/ and split.json with the field's split: 12 training, 4 validation and
-14 test images of 1000 x 1000 pixels at 40x. 2 CPU cores: about 10 minutes.
+The folder holds images/, instances/ and split.json with the field's split: 12 training, 4 validation and 14
+test images of 1000 x 1000 pixels at 40x. 2 CPU cores: about 5 minutes. The recipe is TNBC's, untuned here.
 """
 
 from sparseshot_jax.config import ExperimentConfig, TrainSpec
@@ -27,5 +27,5 @@ def get_config() -> ExperimentConfig:
         tiles=TileSpec(tile_px=128, mpp=0.25, annotated_share=0.0),
         model=UNetSpec(base=8, depth=4),
         loss=FocalExclusive(),
-        train=TrainSpec(steps=1200, batch_size=8),
+        train=TrainSpec(steps=1200, batch_size=4),
     )

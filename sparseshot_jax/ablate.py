@@ -22,7 +22,7 @@ class Trial:
     @property
     def name(self) -> str:
         """Folder name: the values that differ, and the seed."""
-        parts = [f"{field.split('.')[-1]}={value}" for field, value in self.values.items()]
+        parts = [f"{field}={value}" for field, value in self.values.items()]
         return "_".join([*parts, f"seed={self.seed}"]).replace("/", "-")
 
 
@@ -37,7 +37,7 @@ def grid(axes: Sequence[str], seeds: Sequence[int]) -> list[Trial]:
         InputError: an axis without "=" or without values.
 
     >>> [trial.name for trial in grid(["loss.alpha=0.1,0.2"], [0])]
-    ['alpha=0.1_seed=0', 'alpha=0.2_seed=0']
+    ['loss.alpha=0.1_seed=0', 'loss.alpha=0.2_seed=0']
     """
     fields, choices = [], []
     for axis in axes:
@@ -79,5 +79,11 @@ def run_trials(
 def _append(path: Path, rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
     """Whole or not at all: a line that a killed process left half is not carried on."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(each) + "\n" for each in [*rows, row]))
-    os.replace(temporary, path)
+    try:
+        temporary.write_text("".join(json.dumps(each) + "\n" for each in [*rows, row]))
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error}. Free some space, then give the same command again: finished "
+            "trials are not run twice."
+        ) from error

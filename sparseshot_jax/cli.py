@@ -79,9 +79,7 @@ def _evaluate(arguments: list[str]) -> None:
         data_root: str | None = None  # the data, where it has moved
 
     chosen = tyro.cli(Evaluate, prog="sparseshot evaluate", args=arguments)
-    run = experiment.load(chosen.run)
-    if chosen.data_root is not None:
-        run = run.with_data_root(chosen.data_root)
+    run = _moved(experiment.load(chosen.run), chosen.data_root)
     with CONSOLE.status("evaluating"):
         result = run.evaluate()
     show_evaluation(result)
@@ -107,6 +105,15 @@ def _predict(arguments: list[str]) -> None:
         threshold: float | None = None  # in place of the run's predict.threshold
 
     chosen = tyro.cli(Predict, prog="sparseshot predict", args=arguments)
+    if not chosen.images:
+        raise InputError("sparseshot predict needs images after the run folder. Try: predict RUN slide.svs")
+    stems = [image.stem for image in chosen.images]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise InputError(
+            f"results are named by the images' names, and {', '.join(twice)} comes twice. Predict them in "
+            "separate calls with --out."
+        )
     run = experiment.load(chosen.run)
     folder = chosen.out or run.folder / "predictions"
     region = read_geojson(chosen.region) if chosen.region else None
@@ -114,8 +121,8 @@ def _predict(arguments: list[str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make {folder}: {error}. Choose another folder with --out.") from error
-    for image in chosen.images:
-        slide = open_slide(image, mpp=chosen.mpp)
+    # All are opened before the first is computed: a wrong name shows at once.
+    for image, slide in [(image, open_slide(image, mpp=chosen.mpp)) for image in chosen.images]:
         target = folder / f"{image.stem}.geojson"
         with tile_progress(image.name) as on_progress:
             stream = run.predict_stream(
@@ -127,7 +134,7 @@ def _predict(arguments: list[str]) -> None:
 
 
 def _ablate(arguments: list[str]) -> None:
-    from sparseshot_jax import ablate, experiment
+    from sparseshot_jax import ablate, experiment, run_folder
     from sparseshot_jax import config as configs
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,9 +152,11 @@ def _ablate(arguments: list[str]) -> None:
     for assignment in chosen.set:
         config = configs.override(config, *_assignment(assignment))
     trials = ablate.grid(chosen.grid, chosen.seeds)
+    for trial in trials:  # a value that no config can hold is found before the first one trains
+        experiment.trial_config(config, trial)
     folder = chosen.out or Path("runs") / f"{config.name}_ablation"
-    experiment.check_folder(folder, config, extend=False)  # rows of another config are no answer
-    experiment.record_config(folder, config)
+    run_folder.check_folder(folder, config, extend=False)  # rows of another config are no answer
+    run_folder.record_config(folder, config)
     with _stoppable():
         rows = ablate.run_trials(
             trials,
@@ -168,10 +177,11 @@ def _report(arguments: list[str]) -> None:
         """Write report.html: curves, results, pictures, config."""
 
         run: _RUN  # run folder
+        data_root: str | None = None  # the data, where it has moved
 
     chosen = tyro.cli(Report, prog="sparseshot report", args=arguments)
     with CONSOLE.status("drawing"):
-        path = experiment.report(experiment.load(chosen.run))
+        path = experiment.report(_moved(experiment.load(chosen.run), chosen.data_root))
     say(path)
 
 
@@ -262,6 +272,11 @@ def _switch_kinds(config: Any, arguments: list[str]) -> tuple[Any, list[str]]:
         else:
             rest.append(argument)
     return config, rest
+
+
+def _moved(run: Any, root: str | None) -> Any:
+    """The run, its data read from `root` where that is given."""
+    return run if root is None else run.with_data_root(root)
 
 
 def _assignment(text: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import importlib.util
 import json
+import math
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -65,6 +66,7 @@ class PredictSpec:
     core_px: int = 512  # side of a tile without its halo, pixels at the model's resolution
     batch_size: int = 4  # tiles a forward pass
     min_area_um2: float = 8.0  # smaller objects are left out, square micrometres
+    simplify_px: float = 0.25  # outlines may be off by this for fewer vertices, model pixels, >= 0
     tissue_only: bool = True  # skip tiles of bare glass
 
     def __post_init__(self) -> None:
@@ -92,6 +94,11 @@ class ExperimentConfig:
     predict: PredictSpec = PredictSpec()
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"seed must be at least 0; got {self.seed}. Try 0.")
+        for name, value in _flat(to_json(self)):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{name} must be a finite number; got {value}.")
         if self.tiles.tile_px % self.model.multiple:
             lower = self.tiles.tile_px // self.model.multiple * self.model.multiple
             options = [n for n in (lower, lower + self.model.multiple) if n]
@@ -174,7 +181,7 @@ def _executed(path: Path) -> Any:
 _FREE = (
     *("train.workers", "train.threads", "train.devices", "train.tensorboard"),
     *("train.log_every", "train.validate_every", "train.checkpoint_every"),
-    *("predict", "name", "data.root", "data.slides", "data.annotations", "data.cache"),
+    *("predict", "name", "data.root", "data.slides", "data.annotations", "data.truth", "data.cache"),
 )
 
 

@@ -10,12 +10,24 @@ from sparseshot_jax import metrics
 from sparseshot_jax.data.cases import Case, truth_maps, whole_window
 from sparseshot_jax.data.labels import TargetMaps
 from sparseshot_jax.data.tiles import TileSpec, tile_index
+from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Window
 
 ProbabilityMap = Callable[[Case], Float32[np.ndarray, "h w"]]  # p of foreground at the model's mpp
 Probability = Callable[[UInt8[np.ndarray, "b h w 3"]], Any]  # p of each class, NumPy or JAX
 
 _TILES = 64  # windows that a measure on sparse marks looks at, a slide
+
+
+_LARGEST_PX = 500_000_000  # of all maps that a dense measure holds, 8 bytes a pixel
+
+
+def by_truth(cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
+    """Cases with dense truth, and those of which only some objects are known."""
+    return (
+        [case for case in cases if case.held_out is None],
+        [case for case in cases if case.held_out is not None],
+    )
 
 
 def foreground_of(p: Float32[np.ndarray, "... c"]) -> Float32[np.ndarray, "..."]:
@@ -59,6 +71,13 @@ def measure_dense(
     Raises:
         InputError: a case without dense truth.
     """
+    windows = [whole_window(case, mpp) for case in cases]
+    pixels = sum(window.width * window.height for window in windows)
+    if pixels > _LARGEST_PX:
+        raise InputError(
+            f"dense truth of {pixels / 1e6:.0f} megapixels cannot be measured at once; the most is "
+            f"{_LARGEST_PX / 1e6:.0f}. Measure on fewer cases, or on crops of the slides."
+        )
     maps, truths = [], []
     for case in cases:
         truths.append(truth_maps(case, whole_window(case, mpp)))

@@ -10,21 +10,16 @@ import jax
 
 from sparseshot_jax import metrics, pictures
 from sparseshot_jax.ablate import Trial
-from sparseshot_jax.config import (
-    ExperimentConfig,
-    changed_mathematics,
-    load_config,
-    override,
-    to_json,
-)
+from sparseshot_jax.config import ExperimentConfig, override, to_json
 from sparseshot_jax.data.cases import Source, Splits
 from sparseshot_jax.data.labels import LabelSpec
 from sparseshot_jax.data.pipeline import train_batches
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.evaluate import measure_sparse, pixel_counts
+from sparseshot_jax.evaluate import by_truth, measure_sparse, pixel_counts
 from sparseshot_jax.programs import compilations, form_of, fresh_state, hyper_schedule, programs
 from sparseshot_jax.report import write_report
-from sparseshot_jax.run import Run, has_checkpoint, load, run_of, write_json
+from sparseshot_jax.run import Run, load, run_of, write_json
+from sparseshot_jax.run_folder import check_data, check_folder, data_record, extension, record_config
 from sparseshot_jax.training import loop, sharding
 from sparseshot_jax.training.checkpoint import Checkpoints
 from sparseshot_jax.training.log import JsonlLog
@@ -70,8 +65,15 @@ def train(
     mesh = sharding.make_mesh(config.train.devices)
     sharding.check_batch_size(config.train.batch_size, mesh, config.train.micro_batches)
     check_folder(folder, config, extend=extend)
+    if jax.process_count() > 1:
+        raise InputError(
+            "training runs in one process, over all of its devices; this job has "
+            f"{jax.process_count()} processes. Start one."
+        )
     if splits is None:
-        splits = read_splits(config)
+        splits = config.data.load(config.labels, config.seed)
+    data = data_record(splits)
+    check_data(folder, data)
     for note in splits.notes:
         reporter.note(note)
 
@@ -89,6 +91,7 @@ def train(
     if extend and (longer := extension(folder, config)):
         reporter.note(longer)
     record_config(folder, config)  # not before the data were found to be good
+    write_json(folder / "data.json", data)
     with Checkpoints(folder / "checkpoints", config=to_json(config)) as checkpoints:
         if checkpoints.latest_step is not None:
             state, position = checkpoints.restore(state)
@@ -124,8 +127,7 @@ def train(
 
 def validate(run: Run, splits: Splits) -> dict[str, Any]:
     """One validation row: Dice on dense images, or recall beside area on held-out objects."""
-    dense = [case for case in splits.validation if case.held_out is None]
-    sparse = [case for case in splits.validation if case.held_out is not None]
+    dense, sparse = by_truth(splits.validation)
     row: dict[str, Any] = {}
     if dense:
         counts = pixel_counts(run.probability_map, dense, mpp=run.config.tiles.mpp)
@@ -139,66 +141,13 @@ def validate(run: Run, splits: Splits) -> dict[str, Any]:
         }
     if sparse:
         row |= measure_sparse(
-            run.probability, sparse, tiles=run.config.tiles, multiple=run.config.model.multiple
+            run.probability,
+            sparse,
+            tiles=run.config.tiles,
+            multiple=run.config.model.multiple,
+            threshold=run.config.predict.threshold,
         )
     return row
-
-
-def check_folder(folder: Path, config: ExperimentConfig, *, extend: bool) -> None:
-    """Refuse a folder that holds another run.
-
-    Raises:
-        InputError: names every field that would change the mathematics.
-    """
-    record = folder / "config.json"
-    held = {child.name for child in folder.iterdir()} if folder.is_dir() else set()
-    if held <= {"config.json", "log.jsonl", "checkpoints"} and not has_checkpoint(folder):
-        return  # new, or nothing came of the config there
-    if record.is_file():
-        changes = changed_mathematics(load_config(record), config)
-        if extend and load_config(record).train.steps < config.train.steps:
-            changes = [change for change in changes if not change.startswith("train.steps:")]
-        if changes:
-            hint = (
-                " To train for longer, add --extend."
-                if any(change.startswith("train.steps:") for change in changes)
-                else ""
-            )
-            raise InputError(
-                f"{folder} holds a run of another config: {'; '.join(changes)}. Give these their old "
-                f"values to go on with it, or name another folder.{hint}"
-            )
-    else:
-        raise InputError(
-            f"{folder} exists, is not empty, and holds no run (no config.json). Name another folder."
-        )
-
-
-def extension(folder: Path, config: ExperimentConfig) -> str | None:
-    """What more steps do to the schedules of the run in `folder`; None where there are no more."""
-    record = folder / "config.json"
-    steps = load_config(record).train.steps if record.is_file() else config.train.steps
-    if steps >= config.train.steps:
-        return None
-    return (
-        f"extended from {steps} to {config.train.steps} steps: the schedules of the threshold and of the "
-        "learning rate are stretched to the new length, so both step back from where they stood."
-    )
-
-
-def record_config(folder: Path, config: ExperimentConfig) -> None:
-    """Make the folder and write its config.json.
-
-    Raises:
-        InputError: why it cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", to_json(config))
-    except OSError as error:
-        raise InputError(
-            f"cannot write to the run folder {folder}: {error}. Choose a writable one, or free some space."
-        ) from error
 
 
 def run_trial(config: ExperimentConfig, trial: Trial, folder: Path) -> dict[str, float]:
@@ -208,10 +157,8 @@ def run_trial(config: ExperimentConfig, trial: Trial, folder: Path) -> dict[str,
         The last validation row, or the scores at the fixed and the oracle threshold where there is a
         test part alone.
     """
-    for field, value in trial.values.items():
-        config = override(config, field, value)
-    config = dataclasses.replace(config, seed=trial.seed, name=trial.name)
-    splits = read_splits(config)
+    config = trial_config(config, trial)
+    splits = _splits(config.data, config.labels, config.seed)
     run = train(config, folder / trial.name, splits=splits)
     if splits.validation:
         row = [row for row in run.rows() if row["event"] == "validation"][-1]
@@ -222,35 +169,38 @@ def run_trial(config: ExperimentConfig, trial: Trial, folder: Path) -> dict[str,
     return {f"dice_pooled_{name}": point["dice_pooled"]["mean"] for name, point in points.items()}
 
 
+def trial_config(config: ExperimentConfig, trial: Trial) -> ExperimentConfig:
+    """The config of one trial.
+
+    Raises:
+        InputError: a field that is not there, or a value that it cannot hold.
+    """
+    for field, value in trial.values.items():
+        config = override(config, field, value)
+    return dataclasses.replace(config, seed=trial.seed, name=trial.name)
+
+
 @functools.lru_cache(maxsize=4)
 def _splits(data: Source, labels: LabelSpec, seed: int) -> Splits:
+    """The trials of a sweep that share their data read it once."""
     return data.load(labels, seed)
-
-
-def read_splits(config: ExperimentConfig) -> Splits:
-    """The config's data; trials that share it read it once."""
-    return _splits(config.data, config.labels, config.seed)
 
 
 def report(run: Run) -> Path:
     """Write RUN/report.html: curves, results, pictures, config, versions."""
-    splits = read_splits(run.config)
+    splits = run.splits()
     evaluation = run.evaluation_of(splits)
     held_out = evaluation.get("held_out")
     notes = list(splits.notes)
     if "operating_points" not in evaluation and held_out:
-        notes = [
-            pictures.NO_DENSE_TRUTH,
-            f"Recall on {held_out['held_out']} held-out objects: {held_out['recall']:.3f}, with "
-            f"{held_out['predicted_area']:.1%} of the tissue above p = {held_out['threshold']}.",
-            *notes,
-        ]
+        notes = [pictures.NO_DENSE_TRUTH, *notes]
     write_report(
         run.folder / "report.html",
         title=run.config.name,
         config=to_json(run.config),
         rows=run.rows(),
         evaluation=evaluation if "operating_points" in evaluation else None,  # pyright: ignore
+        held_out=held_out,
         panels=pictures.panels({"prediction": run}, splits),
         notes=notes,
         versions=pictures.versions(),

@@ -19,10 +19,10 @@ _SIDE_PX = 256  # of a crop, pixels at the model's resolution
 _CASES = 2  # of each part
 
 NO_DENSE_TRUTH = (
-    "The marks are sparse and there is no dense truth: Dice and F1 cannot be measured. A fifth of the marked "
+    "The marks are sparse and there is no dense truth: Dice and F1 cannot be measured. A share of the marked "
     "objects was held out of training by spatial blocks; the report gives the recall on them beside the "
-    "share of tissue that is called foreground. The threshold is 0.5, and the parameters are the last ones "
-    "(averaged where the config says so): nothing was chosen on these marks."
+    "share of tissue that is called foreground. The parameters are the last ones (averaged where the "
+    "config says so), and the threshold is the config's: nothing was chosen on these marks."
 )
 
 

@@ -42,7 +42,7 @@ def form_of(config: ExperimentConfig) -> Form:
     """Equal for two configs that differ in traced numbers alone: they share one compilation."""
     defaults = OptimizerSpec()
     return Form(
-        model=dataclasses.replace(config.model, prior=0.5),  # pyright: ignore[reportArgumentType]
+        model=_without_traced(config.model),
         loss=form(config.loss),
         augment=config.augment,
         optimizer=dataclasses.replace(
@@ -54,6 +54,12 @@ def form_of(config: ExperimentConfig) -> Form:
         micro_batches=config.train.micro_batches,
         classes=len(config.labels.names),
     )
+
+
+def _without_traced(spec: Any) -> Any:
+    """The spec with those fields at their defaults that change numbers and no program."""
+    traced = [f for f in dataclasses.fields(spec) if f.metadata.get("traced")]
+    return dataclasses.replace(spec, **{f.name: f.default for f in traced})
 
 
 _STEPS: list[Any] = []  # every train step made, to count compilations

@@ -17,7 +17,13 @@ from sparseshot_jax.data.cases import Case, Splits, scale_at
 from sparseshot_jax.data.slides import Slide, open_slide
 from sparseshot_jax.data.tissue import tissue_mask
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.evaluate import foreground_of, measure_dense, measure_sparse, pixel_counts
+from sparseshot_jax.evaluate import (
+    by_truth,
+    foreground_of,
+    measure_dense,
+    measure_sparse,
+    pixel_counts,
+)
 from sparseshot_jax.predict import Prediction, predict, probability_map
 from sparseshot_jax.programs import form_of, fresh_state, programs
 from sparseshot_jax.training.checkpoint import Checkpoints
@@ -64,18 +70,21 @@ class Run:
         Raises:
             InputError: the slide's mpp is unknown; the slide is damaged.
         """
-        spec, mpp = self.config.predict, mpp or slide.mpp
+        spec, mpp = self.config.predict, slide.mpp if mpp is None else mpp
         if mpp is None:
+            trained = getattr(self.config.data, "mpp", None)
+            hint = f"; the training images of this run had {trained}" if trained else ""
             raise InputError(
                 f"{slide.path}: the file does not say how large a pixel is. Give --mpp, the micrometres a "
-                "full-resolution pixel (0.25 is usual at 40x, 0.5 at 20x)."
+                f"full-resolution pixel (0.25 is usual at 40x, 0.5 at 20x{hint})."
             )
         return predict(
             self.probability,
             slide,
             class_names=self.config.labels.names,
-            threshold=threshold or spec.threshold,
+            threshold=spec.threshold if threshold is None else threshold,
             min_area_um2=spec.min_area_um2,
+            simplify_px=spec.simplify_px,
             region=region,
             tissue=tissue_mask(slide) if spec.tissue_only else None,
             on_progress=on_progress,
@@ -159,8 +168,7 @@ class Run:
             alone. Also written to evaluation.json.
         """
         splits = splits or self.splits()
-        dense = [case for case in splits.validation if case.held_out is None]
-        sparse = [case for case in splits.validation if case.held_out is not None]
+        dense, sparse = by_truth(splits.validation)
         result: dict[str, Any] = {"step": self.step}
         if dense and threshold_carried is None:
             threshold_carried = self.choose_threshold(dense)
@@ -213,10 +221,19 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Whole or not at all."""
+    """Whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error}. Make the folder writable, or free some space."
+        ) from error
 
 
 def run_of(folder: Path, config: ExperimentConfig, state: TrainState) -> Run:

@@ -24,6 +24,7 @@ ORDER = [
     {"config"},
     {"programs"},
     {"run"},
+    {"run_folder"},
     {"pictures"},
     {"experiment"},
     {"console"},

@@ -100,6 +100,8 @@ def test_help_of_a_config_lists_its_fields_with_their_meaning(call, place):
         (("evaluate", "nowhere"), "nowhere is not a run folder"),
         (("report", "nowhere"), "nowhere is not a run folder"),
         (("predict", "nowhere", "x.png"), "nowhere is not a run folder"),
+        (("predict", "nowhere"), "needs images after the run folder"),
+        (("predict", "nowhere", "a/x.png", "b/x.png"), "x comes twice"),
     ],
 )
 def test_a_mistake_is_one_message_and_status_2(call, arguments, part):
@@ -120,6 +122,9 @@ def test_a_mistake_is_one_message_and_status_2(call, arguments, part):
         (("--tiles.tile-px", "15"), "divisible by 2"),
         (("--data.root", "missing"), "missing/images: no such folder"),
         (("--loss.alpha", "-1"), "alpha must be"),
+        (("--seed", "-1"), "seed must be at least 0"),
+        (("--tiles.mpp", "nan"), "must be"),
+        (("--optimizer.weight-decay", "inf"), "optimizer.weight_decay must be"),
     ],
 )
 def test_a_mistake_in_an_option(call, place, tmp_path, option, part):

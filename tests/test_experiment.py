@@ -1,12 +1,13 @@
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from sparseshot_jax import experiment, programs
+from sparseshot_jax import experiment, programs, run_folder
 from sparseshot_jax.config import ExperimentConfig, PredictSpec, TrainSpec
 from sparseshot_jax.data.formats.geojson import read_geojson
 from sparseshot_jax.data.sources import FolderSource
@@ -310,12 +311,23 @@ def test_data_that_moved(finished, root, tmp_path):
 
 def test_a_folder_in_which_nothing_was_trained_takes_another_config(config, tmp_path):
     folder = tmp_path / "run"
-    experiment.record_config(folder, config)
+    run_folder.record_config(folder, config)
     with pytest.raises(InputError, match="has not reached a checkpoint"):
         load(folder)
     other = steps_of(dataclasses.replace(config, loss=CrossEntropy()), steps=2)
     train(other, folder)
     assert load(folder).config.loss == CrossEntropy()
+
+
+def test_other_marks_under_a_run_are_refused_by_image(config, root, tmp_path):
+    data = tmp_path / "discs"
+    shutil.copytree(root, data)
+    moved = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(data)))
+    train(steps_of(moved, steps=2), tmp_path / "run")
+    marks = np.array(Image.open(data / "instances/train_1.png"))
+    Image.fromarray(np.where(marks == 1, 0, marks).astype(np.uint16)).save(data / "instances/train_1.png")
+    with pytest.raises(InputError, match=r"other images or marks: train_1 \(3 objects -> 3 objects\)"):
+        train(steps_of(moved, steps=2), tmp_path / "run")
 
 
 def test_a_folder_without_a_run(tmp_path):

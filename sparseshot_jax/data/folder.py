@@ -16,7 +16,7 @@ from sparseshot_jax.data.formats.geojson import read_geojson
 from sparseshot_jax.data.formats.label_map import read_label_map
 from sparseshot_jax.data.formats.points_json import read_points_json
 from sparseshot_jax.data.labels import LabelSpec, check_classes, wanted
-from sparseshot_jax.data.placement import check_inside
+from sparseshot_jax.data.placement import inside
 from sparseshot_jax.data.slides import Slide, open_slide
 from sparseshot_jax.data.sparsify import nested_subset, without
 from sparseshot_jax.errors import InputError
@@ -108,8 +108,8 @@ class FolderSource:
         dense = self._read(annotation, slide, image, labels)
         check_classes(dense, labels)
         notes = [f"{annotation.name}: {note}" for note in dense.notes]
-        outside = check_inside(dense, slide.width, slide.height, str(image))
-        notes += [f"{annotation.name}: {outside}"] if outside else []
+        dense, outside = inside(dense, slide.width, slide.height, str(image))
+        notes += [f"{annotation.name}: {note}" for note in outside]
         case = Case(
             name=stem,
             slide=slide,

@@ -4,8 +4,8 @@ from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.errors import InputError
 
 
-def check_inside(annotations: Annotations, width: int, height: int, image: str) -> str:
-    """A sentence on the objects that lie wholly outside, "" where all touch the image.
+def inside(annotations: Annotations, width: int, height: int, image: str) -> tuple[Annotations, list[str]]:
+    """The objects that touch the image, and a note where there were others.
 
     Args:
         annotations: objects in level-0 pixels.
@@ -17,11 +17,11 @@ def check_inside(annotations: Annotations, width: int, height: int, image: str) 
         InputError: none lies on the image.
     """
     if not len(annotations):
-        return ""
+        return annotations, []
     x0, y0, x1, y1 = annotations.bounds_px.T
     outside = (x1 <= 0) | (y1 <= 0) | (x0 >= width) | (y0 >= height)
     if not outside.any():
-        return ""
+        return annotations, []
     if outside.all():
         raise InputError(
             f"{annotations.source or 'annotations'}: objects must lie on their image; all "
@@ -30,4 +30,5 @@ def check_inside(annotations: Annotations, width: int, height: int, image: str) 
             "full-resolution pixels from the upper left corner: check that the file belongs to this "
             "image, and that it was not exported in micrometres or with an offset."
         )
-    return f"{int(outside.sum())} of {len(annotations)} objects lie outside the image and are unused."
+    note = f"{int(outside.sum())} of {len(annotations)} objects lie outside the image and are unused."
+    return annotations.take(~outside), [note]

@@ -10,7 +10,7 @@ from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.cases import Case, Splits
 from sparseshot_jax.data.formats.geojson import read_geojson
 from sparseshot_jax.data.labels import LabelSpec, check_classes, wanted
-from sparseshot_jax.data.placement import check_inside
+from sparseshot_jax.data.placement import inside
 from sparseshot_jax.data.slides import Slide, open_slide
 from sparseshot_jax.data.sparsify import nested_subset, spatial_holdout, without
 from sparseshot_jax.errors import InputError
@@ -50,6 +50,11 @@ class SlideSource:
             if self.truth:
                 dense = self._read(path, slide, labels, self.truth, "data.truth")
                 test.append(dataclasses.replace(case, truth=dense, held_out=None))
+        if self.truth:
+            notes.append(
+                "The test part is the training slides themselves, with their dense truth: it measures how "
+                "well the unmarked cells there were found, and not how the model does on new slides."
+            )
         if not any(wanted(case.given, labels).any() for case in train):
             raise InputError(
                 f"{paths[0]}: training needs at least one marked object of {', '.join(labels.names)}; "
@@ -84,8 +89,8 @@ class SlideSource:
             )
         given = self._read(path, slide, labels, self.annotations, "data.annotations")
         notes = [f"{Path(given.source).name}: {note}" for note in given.notes]
-        outside = check_inside(given, slide.width, slide.height, str(path))
-        notes += [f"{Path(given.source).name}: {outside}"] if outside else []
+        given, outside = inside(given, slide.width, slide.height, str(path))
+        notes += [f"{Path(given.source).name}: {note}" for note in outside]
         given, held = self._thin(given, labels, path.stem, slide.mpp, seed)
         if held is not None:
             notes.append(

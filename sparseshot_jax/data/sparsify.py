@@ -22,7 +22,7 @@ def nested_subset(n: int, keep: float, *, seed: int, dataset: str, image: str) -
     Args:
         n: number of objects of the image, in the order of its file.
         keep: share that stays annotated, (0, 1].
-        seed: a seed of the data set, not of the training.
+        seed: of the permutation.
         dataset: name of the data set.
         image: name of the image.
 

@@ -233,17 +233,25 @@ class Exclusive:
 class FocalExclusive(Exclusive):
     """Focal exclusive cross-entropy (eq. 8)."""
 
-    alpha: float = 0.2  # weight of unannotated ground, >= 0; 0.5 c / (1 - c) at annotated share c
+    alpha: float = 0.2  # weight of unannotated ground, >= 0
+    share: float | None = None  # c, of wanted objects that are annotated, (0, 1): alpha = 0.5 c / (1 - c)
     gamma: float = 0.1  # focal exponent, >= 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("alpha", self.alpha, low=0.0, example=0.2)
         check_range("gamma", self.gamma, low=0.0, example=0.1)
+        if self.share is not None and not 0.0 < self.share < 1.0:
+            raise InputError(f"share must be inside (0, 1); got {self.share}. Try 0.3, or leave it out.")
 
     def hyper(self, t: float) -> dict[str, float]:
-        """Every number of the loss at time t, 0 to 1; `rho` is the threshold, a probability."""
-        return {**super().hyper(t), "alpha": float(self.alpha), "gamma": float(self.gamma)}
+        """Every number of the loss at time t, 0 to 1; `rho` is the threshold, a probability.
+
+        With a `share` c the weight follows it, so that look-alikes of the annotated objects settle above
+        rho: unweighted, their p settles near c, and the mask would never act.
+        """
+        alpha = self.alpha if self.share is None else 0.5 * self.share / (1.0 - self.share)
+        return {**super().hyper(t), "alpha": float(alpha), "gamma": float(self.gamma)}
 
     def terms(
         self,

@@ -33,7 +33,8 @@ class UNetSpec:
     depth: int = 4  # halvings of the resolution, [1, 8]
     norm: str = "batch"  # batch, group or channel: see `layers`
     dtype: str = "float32"  # of the arithmetic, float32 or bfloat16; parameters and logits: float32
-    prior: float = 0.05  # p of foreground at the start, (0, 1); below every threshold rho
+    # p of foreground at the start, (0, 1); below every threshold rho. Decides numbers and no program.
+    prior: float = dataclasses.field(default=0.05, metadata={"traced": True})
     form: str = "auto"  # of the arithmetic: cpu, textbook, or as the back end likes it
 
     def __post_init__(self):

@@ -38,6 +38,7 @@ def write_report(
     config: Mapping,
     rows: Sequence[Mapping],
     evaluation: Evaluation | None = None,
+    held_out: Mapping | None = None,
     panels: Sequence[Panel] = (),
     notes: Sequence[str] = (),
     versions: Mapping[str, str],
@@ -49,7 +50,9 @@ def write_report(
         title: heading of the page.
         config: the resolved config, nested; shown folded.
         rows: the log, one mapping for each line of JSONL, with "event" "train" or "validation".
-        evaluation: of `metrics.summarise`; None says plainly that nothing was evaluated.
+        evaluation: of `metrics.summarise`.
+        held_out: measures on held-out marks, name -> number. Without this and `evaluation` the page
+            says plainly that nothing was evaluated.
         panels: images with their labels and predictions.
         notes: sentences that a reader has to know before the numbers.
         versions: package -> version.
@@ -57,7 +60,7 @@ def write_report(
     Raises:
         InputError: the file cannot be written.
     """
-    missing = [] if evaluation is not None else [NO_EVALUATION]
+    missing = [NO_EVALUATION] if evaluation is None and held_out is None else []
     if not any(row.get("event") == "validation" for row in rows):
         missing.append(NO_VALIDATION if rows else NO_LOG)
     sections = [_notes([*notes, *missing])]
@@ -67,6 +70,9 @@ def write_report(
             _tiles(evaluation),
             _section("Results", f"<div class='beside'>{results.html()}{_scores(run)}</div>"),
         ]
+    if held_out is not None:
+        measures = tables.mapping_table(held_out, ("Measure", "Value"))
+        sections.append(_section("Held-out marks", measures.html()))
     sections += [
         _section("Training", _charts(figures.training_charts(rows))),
         _panels(panels),

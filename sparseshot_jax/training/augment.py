@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key, Shaped
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Batch
 
-# Optical densities of haematoxylin, eosin and a residual (Ruifrok & Johnston 2001), rows of length 1.
+# Optical densities of haematoxylin, eosin and DAB, the residual (Ruifrok & Johnston 2001), of length 1.
 _STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]])
 _STAINS /= np.linalg.norm(_STAINS, axis=1, keepdims=True)
 

@@ -152,8 +152,8 @@ class _Meter:
 
 
 def _numbers(loss: Any) -> dict[str, float]:
-    """The loss's hyper-parameters as logged: the threshold under the paper's name, rho."""
-    return {("rho" if name == "threshold" else name): float(value) for name, value in loss.items()}
+    """The loss's hyper-parameters as logged; `rho` is rho_eff at this step."""
+    return {name: float(value) for name, value in loss.items()}
 
 
 @contextlib.contextmanager

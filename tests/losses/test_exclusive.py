@@ -429,3 +429,11 @@ def test_kept_is_asked_on_unannotated_ground_only():
 def test_bad_numbers_are_refused(fields, message):
     with pytest.raises(InputError, match=message):
         FocalExclusive(**fields)
+
+
+def test_a_share_sets_the_weight():
+    """METHOD: 0.5 c / (1 - c); c = 1/3 gives 0.25."""
+    assert FocalExclusive(share=1 / 3).hyper(0.5)["alpha"] == pytest.approx(0.25)
+    assert FocalExclusive(alpha=0.7).hyper(0.5)["alpha"] == 0.7
+    with pytest.raises(InputError, match="share must be inside"):
+        FocalExclusive(share=1.0)
