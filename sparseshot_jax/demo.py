@@ -24,9 +24,9 @@ BASELINE, SHOWN = "cross-entropy, w = 1", "focal ECE"
 MADE = ("predictions.geojson", "overlay.png", "report.html")
 READING = (
     "Cross-entropy with w = 1 ranks the pixels well and calls none of them foreground at p > 0.5: it learnt "
-    "that most such cells are background. A smaller background weight or the exclusive mask repairs that; on "
-    "this easy slide the weight alone does as well as the mask. Touching nuclei come out as one object, hence "
-    "the low object F1."
+    "that most such cells are background. A smaller background weight or the exclusive mask repairs that; "
+    "on this easy slide the weight alone does as well as the mask. Touching nuclei come out as one object, "
+    "hence the low object F1."
 )
 
 

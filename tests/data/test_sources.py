@@ -333,7 +333,9 @@ def test_objects_outside_are_counted_and_a_file_of_them_refused(tmp_path):
     path = tmp_path / "s.geojson"
     write_geojson(path, Annotations.from_polygons(squares(inside + outside), "tumour"))
     source = SlideSource(slides=(str(tmp_path / "s.tiff"),), hold_out=0.0)
-    assert any("2 of 5 objects lie outside" in note for note in source.load(LABELS, 0).notes)
+    splits = source.load(LABELS, 0)
+    assert any("2 of 5 objects lie outside" in note for note in splits.notes)
+    assert len(splits.train[0].given) == 3
     write_geojson(path, Annotations.from_polygons(squares(outside), "tumour"))
     with pytest.raises(InputError, match=r"s\.geojson.*all 2 lie outside.*600 x 400.*micrometres"):
         source.load(LABELS, 0)
