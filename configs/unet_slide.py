@@ -5,7 +5,7 @@
 Beside each slide lies the QuPath export of the same name (case.svs, case.geojson); docs/qupath.md tells the
 clicks. A fifth of the marked cells is held out, by blocks, to measure the recall on them. Say which share
 of the cells is marked round your marks (`--loss.share 0.1`): the weight of unmarked ground follows it. 2
-CPU cores: about 15 minutes. No score is expected: it depends on your marks.
+CPU cores: about 25 minutes. No score is expected: it depends on your marks.
 """
 
 from sparseshot_jax.config import ExperimentConfig, TrainSpec
