@@ -24,7 +24,7 @@ class TensorBoard:
 
     def __init__(self, folder: Path, *, resume_step: int):
         try:
-            from tensorboardX import SummaryWriter
+            from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise InputError(
                 "train.tensorboard needs the package tensorboardX. Install it "
