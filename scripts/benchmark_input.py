@@ -23,7 +23,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from sparseshot_jax.data.annotations import Annotations
+from sparseshot_jax.data.annotations import Annotations, Kind
 from sparseshot_jax.data.cases import Case
 from sparseshot_jax.data.labels import LabelSpec
 from sparseshot_jax.data.pipeline import TrainBatches, tile_dataset
@@ -131,7 +131,7 @@ def _case(path: Path, size: int) -> Case:
         object_offsets=np.arange(n + 1),
         class_ids=np.zeros(n, np.int32),
         class_names=("tumour",),
-        is_point=np.zeros(n, bool),
+        kind=np.full(n, Kind.POLYGON, np.uint8),
     )
     slide = open_slide(path)
     labels = LabelSpec(classes=("tumour",))

@@ -1,20 +1,29 @@
 """The one type that every annotation format reads into, and every writer takes."""
 
 import dataclasses
+import enum
 import functools
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int32, Int64
+from jaxtyping import Bool, Float64, Int32, Int64, UInt8
 
 from sparseshot_jax.data import rings
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Window
 
 
+class Kind(enum.IntEnum):
+    """How an object was marked."""
+
+    POLYGON = 0  # outline, holes and parts allowed
+    POINT = 1
+    BOX = 2  # upright rectangle: the extent is known, the outline is not
+
+
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Annotations:
-    """Polygons and points in level-0 pixels, held flat: a million objects are seven arrays.
+    """Polygons, points and boxes in level-0 pixels, held flat: a million objects are seven arrays.
 
     Ring i is `xy_px[ring_offsets[i]:ring_offsets[i + 1]]`; object k is the rings
     `object_offsets[k]..object_offsets[k + 1]`. Inside is even-odd over all rings of an object, so that
@@ -29,7 +38,7 @@ class Annotations:
     object_offsets: Int64[np.ndarray, "n_plus_1"]  # into the rings; one ring an object at least
     class_ids: Int32[np.ndarray, "n"]  # index into class_names
     class_names: tuple[str, ...]  # distinct; "" = unclassified
-    is_point: Bool[np.ndarray, "n"]  # one ring of one vertex
+    kind: UInt8[np.ndarray, "n"]  # `Kind`; a point is one ring of one vertex, a box one ring of four
     source: str = ""  # file it came from
     notes: tuple[str, ...] = ()  # what the reader repaired or rejected, a sentence each, with counts
 
@@ -38,9 +47,9 @@ class Annotations:
         self._check_offsets("ring_offsets", self.ring_offsets, vertices)
         self._check_offsets("object_offsets", self.object_offsets, len(self.ring_offsets) - 1)
         self._require(
-            len(self.object_offsets) - 1 == count == len(self.is_point),
-            f"object_offsets, class_ids and is_point must describe the same objects; got "
-            f"{len(self.object_offsets) - 1}, {count} and {len(self.is_point)}",
+            len(self.object_offsets) - 1 == count == len(self.kind),
+            f"object_offsets, class_ids and kind must describe the same objects; got "
+            f"{len(self.object_offsets) - 1}, {count} and {len(self.kind)}",
         )
         known = len(self.class_names)
         self._require(
@@ -49,9 +58,16 @@ class Annotations:
         )
         self._require(len(set(self.class_names)) == known, "class_names must be distinct")
         self._require(bool(np.isfinite(self.xy_px).all()), "xy_px must be finite")
-        first = self.object_offsets[:-1]
-        lone = (np.diff(self.object_offsets) == 1) & (np.diff(self.ring_offsets)[first] == 1)
-        self._require(bool(lone[self.is_point].all()), "a point must be exactly one ring of one vertex")
+        self._require(count == 0 or bool(self.kind.max() <= max(Kind)), "kind must hold `Kind` codes")
+        single = np.diff(self.object_offsets) == 1
+        vertices = np.where(single, np.diff(self.ring_offsets)[self.object_offsets[:-1]], 0)
+        self._require(
+            bool((vertices[self.is_point] == 1).all()), "a point must be exactly one ring of one vertex"
+        )
+        self._require(
+            bool((vertices[self.kind == Kind.BOX] == 4).all()),
+            "a box must be exactly one ring of four vertices",
+        )
         short = int((np.diff(self.ring_offsets) < 3).sum() - self.is_point.sum())
         self._require(short == 0, f"polygon rings need 3 vertices; {short} have fewer")
 
@@ -88,7 +104,7 @@ class Annotations:
             object_offsets=np.zeros(1, np.int64),
             class_ids=np.zeros(0, np.int32),
             class_names=class_names,
-            is_point=np.zeros(0, bool),
+            kind=np.zeros(0, np.uint8),
             source=source,
             notes=notes,
         )
@@ -118,7 +134,7 @@ class Annotations:
             object_offsets=rings.offsets_of(np.array([len(o) for o in objects], np.int64)),
             class_ids=ids,
             class_names=names,
-            is_point=np.zeros(len(objects), bool),
+            kind=np.full(len(objects), Kind.POLYGON, np.uint8),
             source=source,
         )
 
@@ -135,7 +151,24 @@ class Annotations:
             object_offsets=np.arange(len(xy) + 1),
             class_ids=ids,
             class_names=names,
-            is_point=np.ones(len(xy), bool),
+            kind=np.full(len(xy), Kind.POINT, np.uint8),
+            source=source,
+        )
+
+    @classmethod
+    def from_boxes(
+        cls, boxes_xyxy_px: Sequence | np.ndarray, classes: Sequence[str] | str = "", *, source: str = ""
+    ) -> "Annotations":
+        """Boxes [n, 4] (x0, y0, x1, y1 in level-0 pixels) with a class name each, or one name for all."""
+        boxes = np.asarray(boxes_xyxy_px, np.float64).reshape(-1, 4)
+        names, ids = name_ids(classes, len(boxes))
+        return cls(
+            xy_px=boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2),
+            ring_offsets=np.arange(len(boxes) + 1) * 4,
+            object_offsets=np.arange(len(boxes) + 1),
+            class_ids=ids,
+            class_names=names,
+            kind=np.full(len(boxes), Kind.BOX, np.uint8),
             source=source,
         )
 
@@ -161,7 +194,7 @@ class Annotations:
             object_offsets=_joined([part.object_offsets for part in parts]),
             class_ids=np.concatenate(ids),
             class_names=names,
-            is_point=np.concatenate([part.is_point for part in parts]),
+            kind=np.concatenate([part.kind for part in parts]),
             source=", ".join(sources),
             notes=tuple(dict.fromkeys(notes)),
         )
@@ -182,7 +215,7 @@ class Annotations:
             ring_offsets=rings.offsets_of(lengths),
             object_offsets=rings.offsets_of(ring_counts),
             class_ids=self.class_ids[index],
-            is_point=self.is_point[index],
+            kind=self.kind[index],
         )
 
     def of_classes(self, names: Sequence[str]) -> Bool[np.ndarray, "n"]:
@@ -212,7 +245,7 @@ class Annotations:
             self,
             xy_px=xy,
             ring_offsets=rings.offsets_of(lengths),
-            is_point=np.zeros(len(self), bool),
+            kind=np.where(self.is_point, np.uint8(Kind.POLYGON), self.kind),
         )
 
     def touching(self, window: Window) -> Int64[np.ndarray, "m"]:
@@ -222,6 +255,11 @@ class Annotations:
         bottom = window.y_px + window.height * window.scale
         meets = (x0 <= right) & (x1 >= window.x_px) & (y0 <= bottom) & (y1 >= window.y_px)
         return np.flatnonzero(meets)
+
+    @property
+    def is_point(self) -> Bool[np.ndarray, "n"]:
+        """True for points."""
+        return self.kind == Kind.POINT
 
     @functools.cached_property
     def bounds_px(self) -> Float64[np.ndarray, "n 4"]:

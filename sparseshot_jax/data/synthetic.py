@@ -15,7 +15,7 @@ from jaxtyping import Float64, UInt8
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from sparseshot_jax.data.annotations import Annotations
+from sparseshot_jax.data.annotations import Annotations, Kind
 from sparseshot_jax.data.formats.geojson import write_geojson
 from sparseshot_jax.data.pyramid import write_pyramid
 from sparseshot_jax.data.synthetic_cells import CLASSES, Cells, concatenate, make_cells, patches
@@ -144,7 +144,7 @@ class Scene:
             object_offsets=np.arange(n + 1, dtype=np.int64),
             class_ids=self.cells.class_ids,
             class_names=CLASSES,
-            is_point=np.zeros(n, bool),
+            kind=np.full(n, Kind.POLYGON, np.uint8),
         )
 
     def given(self) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from contourpy import FillType, contour_generator
 from jaxtyping import Float64, Int64
 
-from sparseshot_jax.data.annotations import Annotations
+from sparseshot_jax.data.annotations import Annotations, Kind
 from sparseshot_jax.data.rasterize import rasterize
 from sparseshot_jax.types import Window
 
@@ -90,7 +90,7 @@ def _trace(p: Float64[np.ndarray, "h w"], threshold: float, x: int, y: int) -> A
         object_offsets=outers.astype(np.int64),
         class_ids=np.zeros(len(outers) - 1, np.int32),
         class_names=("",),
-        is_point=np.zeros(len(outers) - 1, bool),
+        kind=np.full(len(outers) - 1, Kind.POLYGON, np.uint8),
     )
 
 

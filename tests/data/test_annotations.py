@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import shapely
 
-from sparseshot_jax.data.annotations import Annotations
+from sparseshot_jax.data.annotations import Annotations, Kind
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Window
 
@@ -151,7 +151,8 @@ def test_pickles(mixed):
         ("class_ids", np.array([-1], np.int32), "indices into the 1 class_names"),
         ("class_names", ("a", "a"), "distinct"),
         ("xy_px", np.full((4, 2), np.nan), "finite"),
-        ("is_point", np.array([True]), "one ring of one vertex"),
+        ("kind", np.array([Kind.POINT], np.uint8), "one ring of one vertex"),
+        ("kind", np.array([3], np.uint8), "`Kind` codes"),
         ("xy_px", np.zeros((2, 2)), "must rise strictly from 0 to 2"),
     ],
 )
@@ -167,3 +168,19 @@ def test_a_ring_of_two_vertices_is_refused():
         Annotations.from_polygons([[[[0, 0], [1, 1]]]])
     with pytest.raises(InputError, match="as many"):
         Annotations.from_polygons([[OUTER]], ["a", "b"])
+
+
+def test_a_box_must_have_four_vertices():
+    triangle = Annotations.from_polygons([[[[0, 0], [4, 0], [4, 4]]]], "a")
+    with pytest.raises(InputError, match="one ring of four vertices"):
+        dataclasses.replace(triangle, kind=np.array([Kind.BOX], np.uint8))
+
+
+def test_boxes_keep_their_kind_and_extent():
+    boxes = Annotations.from_boxes([[1, 2, 5, 4], [0, 0, 1, 1]], ["a", "b"])
+    np.testing.assert_array_equal(boxes.bounds_px, [[1, 2, 5, 4], [0, 0, 1, 1]])
+    np.testing.assert_array_equal(boxes.areas_px, [8, 1])
+    mixed = Annotations.concatenate([boxes, Annotations.from_points([[3, 3]], "a")])
+    np.testing.assert_array_equal(mixed.kind, [Kind.BOX, Kind.BOX, Kind.POINT])
+    np.testing.assert_array_equal(mixed.take(np.array([2, 0])).kind, [Kind.POINT, Kind.BOX])
+    np.testing.assert_array_equal(mixed.discs(2.0).kind, [Kind.BOX, Kind.BOX, Kind.POLYGON])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparseshot_jax.data import rings
-from sparseshot_jax.data.annotations import Annotations
+from sparseshot_jax.data.annotations import Annotations, Kind
 from sparseshot_jax.data.formats.geojson_values import Fault, class_name, shown, vertex_xy
 from sparseshot_jax.data.formats.json_stream import MAX_BYTES, feature_chunks, read_document
 from sparseshot_jax.data.formats.polygon_repair import Shapes, clean
@@ -63,7 +63,7 @@ class _Reader:
             part_offsets=rings.offsets_of(np.array(flat.rings_of_part, np.int64)),
             object_offsets=rings.offsets_of(np.array(flat.parts_of_object, np.int64)),
             class_ids=np.array(flat.class_ids, np.int32),
-            is_point=np.array(flat.is_point, bool),
+            kind=np.array(flat.kind, np.uint8),
         )
         self.parts.append(clean(shapes, tuple(self.names), self.counts))
 
@@ -155,7 +155,7 @@ class _Flat:
         self.rings_of_part: list[int] = []
         self.parts_of_object: list[int] = []
         self.class_ids: list[int] = []
-        self.is_point: list[bool] = []
+        self.kind: list[Kind] = []
 
     def add_polygons(self, polygons: list[Any], class_id: int) -> None:
         """One object of one or more polygons, each a list of rings."""
@@ -171,7 +171,7 @@ class _Flat:
                     self.rings.append([[0, 0]])
                 self.ring_feature.append(self.number)
             self.rings_of_part.append(len(polygon))
-        self._add_object(len(polygons), class_id, False)
+        self._add_object(len(polygons), class_id, Kind.POLYGON)
 
     def add_points(self, points: list[Any], class_id: int) -> None:
         """An object a point."""
@@ -179,9 +179,9 @@ class _Flat:
             self.rings.append([point])
             self.ring_feature.append(self.number)
             self.rings_of_part.append(1)
-            self._add_object(1, class_id, True)
+            self._add_object(1, class_id, Kind.POINT)
 
-    def _add_object(self, parts: int, class_id: int, is_point: bool) -> None:
+    def _add_object(self, parts: int, class_id: int, kind: Kind) -> None:
         self.parts_of_object.append(parts)
         self.class_ids.append(class_id)
-        self.is_point.append(is_point)
+        self.kind.append(kind)

@@ -11,7 +11,7 @@ from jaxtyping import Float64, Integer
 from PIL import Image
 
 from sparseshot_jax.data import rings
-from sparseshot_jax.data.annotations import Annotations
+from sparseshot_jax.data.annotations import Annotations, Kind
 from sparseshot_jax.errors import InputError
 
 WHAT = (
@@ -77,7 +77,7 @@ def label_map_to_annotations(
         object_offsets=rings.offsets_of(np.array(ring_counts)),
         class_ids=np.zeros(len(ring_counts), np.int32),
         class_names=(class_name,),
-        is_point=np.zeros(len(ring_counts), bool),
+        kind=np.full(len(ring_counts), Kind.POLYGON, np.uint8),
         source=source,
     )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sparseshot_jax.data.annotations import Annotations
+from sparseshot_jax.data.annotations import Annotations, Kind
 from sparseshot_jax.data.formats.json_stream import MAX_BYTES, load_json, read_document
 from sparseshot_jax.data.formats.polygon_repair import MAX_COORDINATE
 from sparseshot_jax.errors import InputError
@@ -43,7 +43,7 @@ def read_points_json(path: str | Path, key: str | None = None, *, max_bytes: int
         object_offsets=np.arange(len(xy) + 1),
         class_ids=ids,
         class_names=tuple(points),
-        is_point=np.ones(len(xy), bool),
+        kind=np.full(len(xy), Kind.POINT, np.uint8),
         source=str(path),
         notes=() if len(xy) else ("The file holds no points.",),
     )

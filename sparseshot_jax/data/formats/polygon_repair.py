@@ -5,10 +5,10 @@ import dataclasses
 
 import numpy as np
 import shapely
-from jaxtyping import Bool, Float64, Int32, Int64
+from jaxtyping import Bool, Float64, Int32, Int64, UInt8
 
 from sparseshot_jax.data import rings
-from sparseshot_jax.data.annotations import Annotations
+from sparseshot_jax.data.annotations import Annotations, Kind
 
 MAX_COORDINATE = 1e12  # pixels; squares and products of four of them stay finite
 
@@ -28,7 +28,7 @@ class Shapes:
     part_offsets: Int64[np.ndarray, "p_plus_1"]  # into the rings
     object_offsets: Int64[np.ndarray, "n_plus_1"]  # into the parts
     class_ids: Int32[np.ndarray, "n"]
-    is_point: Bool[np.ndarray, "n"]
+    kind: UInt8[np.ndarray, "n"]  # `Kind` codes
 
 
 def clean(shapes: Shapes, class_names: tuple[str, ...], counts: collections.Counter[str]) -> Annotations:
@@ -41,7 +41,7 @@ def clean(shapes: Shapes, class_names: tuple[str, ...], counts: collections.Coun
     """
     lengths, closed = _open_lengths(shapes)
     ring_object = _ring_objects(shapes)
-    polygon_ring = ~shapes.is_point[ring_object]
+    polygon_ring = (shapes.kind != Kind.POINT)[ring_object]
     counts[UNCLOSED] += int((~closed & polygon_ring & (lengths > 2)).sum())
     finite = (np.abs(shapes.xy) <= MAX_COORDINATE).all(axis=1)  # False for NaN
     bad = np.zeros(len(shapes.class_ids), bool)
@@ -74,7 +74,7 @@ def clean(shapes: Shapes, class_names: tuple[str, ...], counts: collections.Coun
         object_offsets=rings.offsets_of(np.bincount(owner, minlength=len(bad))[objects]),
         class_ids=shapes.class_ids[objects],
         class_names=class_names,
-        is_point=shapes.is_point[objects],
+        kind=shapes.kind[objects],
     )
     return _repaired(annotations, part, counts)
 
@@ -169,7 +169,7 @@ def _from_geometries(fixed: np.ndarray, model: Annotations) -> tuple[Annotations
             object_offsets=rings.offsets_of(np.bincount(owner, minlength=len(fixed))[where]),
             class_ids=model.class_ids[where],
             class_names=model.class_names,
-            is_point=np.zeros(len(where), bool),
+            kind=np.full(len(where), Kind.POLYGON, np.uint8),
         ),
         where,
     )
