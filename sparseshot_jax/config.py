@@ -45,6 +45,8 @@ class TrainSpec:
     checkpoint_every: int = 500  # steps
     workers: int = 0  # processes that prepare batches; 0: threads of this one
     threads: int = 4  # reading threads a worker
+    shards: str = ""  # folder or URL that "sparseshot data tile" wrote: its tiles in place of fresh cuts
+    max_fault_share: float = 0.01  # of tiles that cannot be read, above which training stops, [0, 1]
     tensorboard: bool = False  # write RUN/tensorboard too; needs the extra of that name
 
     def __post_init__(self) -> None:
@@ -54,6 +56,8 @@ class TrainSpec:
                 raise InputError(f"train.{name} must be at least 1; got {getattr(self, name)}.")
         if self.workers < 0:
             raise InputError(f"train.workers must be at least 0; got {self.workers}. Try 0.")
+        if not 0.0 <= self.max_fault_share <= 1.0:
+            raise InputError(f"train.max_fault_share must be in [0, 1]; got {self.max_fault_share}. Try 0.01.")
         if not 0.0 <= self.ema_decay < 1.0:
             raise InputError(f"train.ema_decay must be in [0, 1); got {self.ema_decay}. Try 0.99.")
 
@@ -179,7 +183,7 @@ def _executed(path: Path) -> Any:
 
 # What may change when a run goes on: the result does not depend on it.
 _FREE = (
-    *("train.workers", "train.threads", "train.devices", "train.tensorboard"),
+    *("train.workers", "train.threads", "train.devices", "train.tensorboard", "train.max_fault_share"),
     *("train.log_every", "train.validate_every", "train.checkpoint_every"),
     *("predict", "name", "data.root", "data.slides", "data.annotations", "data.truth", "data.cache"),
 )

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from sparseshot_jax import experiment, pictures
-from sparseshot_jax.config import ExperimentConfig, TrainSpec
+from sparseshot_jax.config import ExperimentConfig, TrainSpec, to_json
 from sparseshot_jax.console import CONSOLE, say, tile_progress, training_progress
 from sparseshot_jax.data.labels import LabelSpec
 from sparseshot_jax.data.sources import SyntheticSource
@@ -92,7 +92,7 @@ def _write(out: Path, runs: dict[str, Run], evaluations: dict, splits) -> None:
             evaluations=evaluations,
             logs={method: run.rows() for method, run in runs.items()},
             panels=pictures.panels(runs, splits),
-            configs={method: pictures.config_of(run) for method, run in runs.items()},
+            configs={method: to_json(run.config) for method, run in runs.items()},
             notes=(
                 "Train, validation and test are three synthetic slides; 30 % of the tumour nuclei of the "
                 "first are marked. Truth is complete on the other two.",

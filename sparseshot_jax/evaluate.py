@@ -56,7 +56,7 @@ def measure_dense(
 ) -> metrics.Evaluation:
     """Dice, IoU and object F1 against dense truth, at the three operating points.
 
-    The maps of all cases are held at once, 4 bytes a pixel: the oracle threshold is known only after
+    The maps of all cases are held at once, 8 bytes a pixel: the oracle threshold is known only after
     the last one.
 
     Args:

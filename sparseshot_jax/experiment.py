@@ -15,7 +15,7 @@ from sparseshot_jax.data.cases import Source, Splits
 from sparseshot_jax.data.labels import LabelSpec
 from sparseshot_jax.data.pipeline import train_batches
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.evaluate import by_truth, measure_sparse, pixel_counts
+from sparseshot_jax.evaluate import by_truth, pixel_counts
 from sparseshot_jax.programs import compilations, form_of, fresh_state, hyper_schedule, programs
 from sparseshot_jax.report import write_report
 from sparseshot_jax.run import Run, load, run_of, write_json
@@ -140,13 +140,7 @@ def validate(run: Run, splits: Splits) -> dict[str, Any]:
             "dice_pooled_best": float(metrics.dice(pooled, best)),
         }
     if sparse:
-        row |= measure_sparse(
-            run.probability,
-            sparse,
-            tiles=run.config.tiles,
-            multiple=run.config.model.multiple,
-            threshold=run.config.predict.threshold,
-        )
+        row |= run.measure_held_out(sparse)
     return row
 
 

@@ -3,11 +3,9 @@
 import importlib.metadata
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from sparseshot_jax.config import to_json
 from sparseshot_jax.data.cases import Case, Splits, truth_instances, whole_window
 from sparseshot_jax.data.labels import draw_targets, wanted
 from sparseshot_jax.evaluate import foreground_of
@@ -76,11 +74,6 @@ def _p(run: Run, case: Case, window: Window) -> np.ndarray:
     )
     p = foreground_of(np.asarray(run.probability(case.slide.read(wide)[None])))[0]
     return p[halo : halo + window.height, halo : halo + window.width]
-
-
-def config_of(run: Run) -> dict[str, Any]:
-    """The resolved config as JSON values."""
-    return to_json(run.config)
 
 
 def versions() -> dict[str, str]:

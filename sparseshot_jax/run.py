@@ -140,6 +140,16 @@ class Run:
         counts = pixel_counts(self.probability_map, cases, mpp=self.config.tiles.mpp)
         return metrics.best_threshold(counts)
 
+    def measure_held_out(self, cases: Sequence[Case]) -> dict[str, Any]:
+        """Recall on held-out marks beside the area called foreground; see `measure_sparse`."""
+        return measure_sparse(
+            self.probability,
+            cases,
+            tiles=self.config.tiles,
+            multiple=self.config.model.multiple,
+            threshold=self.config.predict.threshold,
+        )
+
     def evaluation_of(self, splits: Splits) -> dict[str, Any]:
         """evaluation.json, measured first where it is missing or of another step."""
         path = self.folder / "evaluation.json"
@@ -173,13 +183,7 @@ class Run:
         if dense and threshold_carried is None:
             threshold_carried = self.choose_threshold(dense)
         if sparse:
-            result["held_out"] = measure_sparse(
-                self.probability,
-                sparse,
-                tiles=self.config.tiles,
-                multiple=self.config.model.multiple,
-                threshold=self.config.predict.threshold,
-            )
+            result["held_out"] = self.measure_held_out(sparse)
         scored = splits.test or tuple(dense)
         if scored:
             result |= measure_dense(

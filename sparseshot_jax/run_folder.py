@@ -25,8 +25,9 @@ def check_folder(folder: Path, config: ExperimentConfig, *, extend: bool) -> Non
     if held <= {"config.json", "data.json", "log.jsonl", "checkpoints"} and not has_checkpoint(folder):
         return  # new, or nothing came of the config there
     if record.is_file():
-        changes = changed_mathematics(load_config(record), config)
-        if extend and load_config(record).train.steps < config.train.steps:
+        old = load_config(record)
+        changes = changed_mathematics(old, config)
+        if extend and old.train.steps < config.train.steps:
             changes = [change for change in changes if not change.startswith("train.steps:")]
         if changes:
             hint = (

@@ -21,28 +21,36 @@ class Picture:
 class Read(Protocol):
     """path -> the objects of one image. A file of several images is refused with their names."""
 
-    def __call__(self, path: Path) -> Annotations: ...
+    def __call__(self, path: Path) -> Annotations:
+        """See the class."""
+        ...
 
 
 @runtime_checkable
 class ReadMany(Protocol):
     """path -> the objects of each image of a file that holds several, by file name."""
 
-    def __call__(self, path: Path) -> dict[str, tuple[Picture, Annotations]]: ...
+    def __call__(self, path: Path) -> dict[str, tuple[Picture, Annotations]]:
+        """See the class."""
+        ...
 
 
 @runtime_checkable
 class Write(Protocol):
     """Write the objects of one image, under a temporary name first, then renamed."""
 
-    def __call__(self, path: Path, annotations: Annotations, picture: Picture) -> None: ...
+    def __call__(self, path: Path, annotations: Annotations, picture: Picture) -> None:
+        """See the class."""
+        ...
 
 
 @runtime_checkable
 class WriteMany(Protocol):
     """Write the objects of several images into one file."""
 
-    def __call__(self, path: Path, images: Mapping[str, tuple[Picture, Annotations]]) -> None: ...
+    def __call__(self, path: Path, images: Mapping[str, tuple[Picture, Annotations]]) -> None:
+        """See the class."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
