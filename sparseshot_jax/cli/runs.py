@@ -1,0 +1,187 @@
+"""The verbs on a run: train, evaluate, predict, ablate, report; and demo and doctor."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from sparseshot_jax.cli.arguments import assignment, config_path, moved, stoppable, switch_kinds
+from sparseshot_jax.cli.show import show_evaluation, show_rows
+from sparseshot_jax.console import CONSOLE, say
+from sparseshot_jax.errors import InputError
+
+_RUN = Annotated[Path, tyro.conf.Positional]
+
+
+def train(arguments: list[str]) -> None:
+    """`sparseshot train ...`."""
+    from sparseshot_jax import config as configs
+    from sparseshot_jax import experiment
+    from sparseshot_jax.console import training_progress
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Train:
+        """Train a model, or go on with a run that was stopped."""
+
+        config: Annotated[configs.ExperimentConfig, tyro.conf.arg(name="")]
+        run: Path | None = None  # run folder; runs/NAME where it is not given
+        extend: bool = False  # let a finished run go on to more train.steps; its schedules are stretched
+
+    path, rest = config_path(arguments, "train")
+    default, rest = switch_kinds(configs.load_config(path), rest)
+    chosen = tyro.cli(
+        Train,
+        prog=f"sparseshot train {path}",
+        args=rest,
+        default=Train(config=default),
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    with stoppable(), training_progress(chosen.config.name) as reporter:
+        run = experiment.train(chosen.config, chosen.run, extend=chosen.extend, reporter=reporter)
+    say(f"trained to step {run.step}: {run.folder}")
+    say(f"next: sparseshot evaluate {run.folder}")
+
+
+def evaluate(arguments: list[str]) -> None:
+    """`sparseshot evaluate ...`."""
+    from sparseshot_jax import experiment
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Evaluate:
+        """Measure a run on its test part: Dice, IoU, object F1, calibration, with intervals."""
+
+        run: _RUN  # run folder
+        data_root: str | None = None  # the data, where it has moved
+
+    chosen = tyro.cli(Evaluate, prog="sparseshot evaluate", args=arguments)
+    run = moved(experiment.load(chosen.run), chosen.data_root)
+    with CONSOLE.status("evaluating"):
+        result = run.evaluate()
+    show_evaluation(result)
+    say(run.folder / "evaluation.json")
+
+
+def predict(arguments: list[str]) -> None:
+    """`sparseshot predict ...`."""
+    from sparseshot_jax import experiment
+    from sparseshot_jax.console import tile_progress
+    from sparseshot_jax.data.formats.geojson import read_geojson
+    from sparseshot_jax.data.slides import open_slide
+    from sparseshot_jax.predict import overlay_png, write_predictions
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Predict:
+        """Find the objects of images or slides: a GeoJSON for QuPath and an overlay picture of each."""
+
+        run: _RUN  # run folder
+        images: Annotated[tuple[Path, ...], tyro.conf.Positional]  # images or slides
+        out: Path | None = None  # folder of the results; RUN/predictions where it is not given
+        region: Path | None = None  # GeoJSON: only objects inside its polygons
+        mpp: float | None = None  # micrometres a full-resolution pixel, where the file does not say
+        threshold: float | None = None  # in place of the run's predict.threshold
+
+    chosen = tyro.cli(Predict, prog="sparseshot predict", args=arguments)
+    if not chosen.images:
+        raise InputError("sparseshot predict needs images after the run folder. Try: predict RUN slide.svs")
+    stems = [image.stem for image in chosen.images]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise InputError(
+            f"results are named by the images' names, and {', '.join(twice)} comes twice. Predict them in "
+            "separate calls with --out."
+        )
+    run = experiment.load(chosen.run)
+    folder = chosen.out or run.folder / "predictions"
+    region = read_geojson(chosen.region) if chosen.region else None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make {folder}: {error}. Choose another folder with --out.") from error
+    # All are opened before the first is computed: a wrong name shows at once.
+    for image, slide in [(image, open_slide(image, mpp=chosen.mpp)) for image in chosen.images]:
+        target = folder / f"{image.stem}.geojson"
+        with tile_progress(image.name) as on_progress:
+            stream = run.predict_stream(
+                slide, region=region, threshold=chosen.threshold, on_progress=on_progress
+            )
+            count = write_predictions(target, stream)
+        overlay_png(slide, target, folder / f"{image.stem}_overlay.png")
+        say(f"{count} objects: {target}, {folder / f'{image.stem}_overlay.png'}")
+
+
+def ablate(arguments: list[str]) -> None:
+    """`sparseshot ablate ...`."""
+    from sparseshot_jax import ablate, experiment, run_folder
+    from sparseshot_jax import config as configs
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Ablate:
+        """Train a grid of trials through steps compiled once, and compare them in a table."""
+
+        grid: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # FIELD=VALUE,VALUE; may be repeated
+        seeds: tuple[int, ...] = (0,)  # every combination runs once a seed
+        set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # FIELD=VALUE for all trials
+        out: Path | None = None  # folder of the sweep; runs/NAME_ablation where it is not given
+
+    path, rest = config_path(arguments, "ablate")
+    chosen = tyro.cli(Ablate, prog=f"sparseshot ablate {path}", args=rest)
+    config = configs.load_config(path)
+    for text in chosen.set:
+        config = configs.override(config, *assignment(text))
+    trials = ablate.grid(chosen.grid, chosen.seeds)
+    for trial in trials:  # a value that no config can hold is found before the first one trains
+        experiment.trial_config(config, trial)
+    folder = chosen.out or Path("runs") / f"{config.name}_ablation"
+    run_folder.check_folder(folder, config, extend=False)  # rows of another config are no answer
+    run_folder.record_config(folder, config)
+    with stoppable():
+        rows = ablate.run_trials(
+            trials,
+            lambda trial: experiment.run_trial(config, trial, folder),
+            folder / "results.jsonl",
+            on_done=lambda trial, row: say(f"{trial.name}: {row.get('dice_pooled', row)}"),
+        )
+    show_rows(rows)
+    say(f"{experiment.compilations()} training steps compiled for {len(trials)} trials")
+    say(folder / "results.jsonl")
+
+
+def report(arguments: list[str]) -> None:
+    """`sparseshot report ...`."""
+    from sparseshot_jax import experiment
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Report:
+        """Write report.html: curves, results, pictures, config."""
+
+        run: _RUN  # run folder
+        data_root: str | None = None  # the data, where it has moved
+
+    chosen = tyro.cli(Report, prog="sparseshot report", args=arguments)
+    with CONSOLE.status("drawing"):
+        path = experiment.report(moved(experiment.load(chosen.run), chosen.data_root))
+    say(path)
+
+
+def demo(arguments: list[str]) -> None:
+    """`sparseshot demo ...`."""
+    from sparseshot_jax import demo as demonstration
+
+    options = tyro.cli(demonstration.Demo, prog="sparseshot demo", args=arguments)
+    with stoppable():
+        demonstration.run(options)
+
+
+def doctor(arguments: list[str]) -> None:
+    """`sparseshot doctor ...`."""
+    from sparseshot_jax import doctor as checks
+
+    @dataclasses.dataclass(frozen=True)
+    class Doctor:
+        """Say what this machine and installation can do, and what to do where they cannot."""
+
+    tyro.cli(Doctor, prog="sparseshot doctor", args=arguments)
+    if not checks.check():
+        sys.exit(1)
