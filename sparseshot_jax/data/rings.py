@@ -5,7 +5,7 @@ Ring i is `xy[offsets[i]:offsets[i + 1]]`, not closed: its last vertex is joined
 
 import numpy as np
 import shapely
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 
 def offsets_of(lengths: np.ndarray) -> Int64[np.ndarray, "k_plus_1"]:
@@ -56,6 +56,33 @@ def signed_moments(
     moment = np.add.reduceat((local + after) * cross[:, None], starts, axis=0) / 6
     flat = area == 0
     return area, origin + np.where(flat[:, None], 0, moment / np.where(flat, 1, area)[:, None])
+
+
+def surely_simple(
+    xy: Float64[np.ndarray, "v 2"], offsets: Int64[np.ndarray, "r_plus_1"]
+) -> Bool[np.ndarray, "r"]:
+    """True where a ring cannot cross or touch itself: most cells, in a fraction of the time of a full test.
+
+    Such a ring goes once, always the same way, round the mean of its vertices: every edge has a sector
+    of its own. False says nothing.
+    """
+    if len(offsets) == 1:
+        return np.zeros(0, bool)
+    starts, lengths = offsets[:-1], np.diff(offsets)
+    ring = np.repeat(np.arange(len(lengths)), lengths)
+    x, y = (
+        np.ascontiguousarray(column) - (np.add.reduceat(column, starts) / lengths)[ring] for column in xy.T
+    )
+    after = following(offsets)
+    left, right = x * y[after], y * x[after]
+    # The rounding of left - right is below 1e-15 of the products' size: beyond 1e-12 its sign is exact.
+    doubt = 1e-12 * (np.abs(left) + np.abs(right)) + 1e-290
+    cross = left - right
+    one_way = np.logical_and.reduceat(cross > doubt, starts)
+    one_way |= np.logical_and.reduceat(cross < -doubt, starts)
+    below = y < 0
+    turns = np.add.reduceat(below & ~below[after], starts, dtype=np.int64)
+    return one_way & (turns == 1)
 
 
 def object_moments(

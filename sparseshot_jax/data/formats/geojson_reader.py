@@ -10,21 +10,36 @@ import numpy as np
 
 from sparseshot_jax.data import rings
 from sparseshot_jax.data.annotations import Annotations, Kind
-from sparseshot_jax.data.formats.geojson_values import Fault, class_name, shown, vertex_xy
-from sparseshot_jax.data.formats.json_stream import MAX_BYTES, feature_chunks, read_document
+from sparseshot_jax.data.formats.geojson_values import (
+    Fault,
+    child_features,
+    class_name,
+    ellipse,
+    is_box,
+    shown,
+    vertex_xy,
+)
+from sparseshot_jax.data.formats.json_stream import (
+    MAX_BYTES,
+    collector_paused,
+    feature_chunks,
+    read_document,
+)
 from sparseshot_jax.data.formats.polygon_repair import Shapes, clean
 from sparseshot_jax.errors import InputError
 
 
-def read_geojson(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Annotations:
+def read_geojson(path: str | Path, *, max_bytes: int = MAX_BYTES, nuclei: bool = False) -> Annotations:
     """Read a GeoJSON file (a FeatureCollection, a list of features, or one feature; plain or gzip).
 
     What can be repaired is repaired and what has no area or place is left out; `notes` of the result
-    counts both. A class is `properties.classification`, its `name` where it is a mapping.
+    counts both. A class is `properties.classification`, its `name` where it is a mapping. An ellipse of
+    QuPath's is read as one. Objects inside others (`properties.childObjects`) follow these.
 
     Args:
         path: the file.
         max_bytes: limit on its size, unpacked.
+        nuclei: of a cell that has both outlines, take the nucleus's, not the cell's.
 
     Returns:
         One object a feature; a MultiPoint gives one object a point.
@@ -33,17 +48,19 @@ def read_geojson(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Annotations
         InputError: the file cannot be read or is no GeoJSON; the message names file, place and remedy.
     """
     path = Path(path)
-    reader = _Reader(path)
-    for first, features in feature_chunks(read_document(path, max_bytes), path):
-        reader.add(first, features)
+    reader = _Reader(path, nuclei)
+    with collector_paused():  # the lists of a piece hold no cycles
+        for first, features in feature_chunks(read_document(path, max_bytes), path):
+            reader.add(first, features)
     return reader.result()
 
 
 class _Reader:
     """Turns pieces of the feature list into flat arrays, and counts what was odd."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, nuclei: bool):
         self.path = path
+        self.nuclei = nuclei
         self.names: dict[str, int] = {}
         self.parts: list[Annotations] = []
         self.counts: collections.Counter[str] = collections.Counter()
@@ -54,12 +71,14 @@ class _Reader:
         for number, feature in enumerate(features, first):
             flat.number = number
             try:
-                self._add_feature(flat, feature)
+                waiting = self._add_feature(flat, feature)
+                while waiting:  # as deep as the file nests them, so no recursion
+                    waiting = self._add_feature(flat, waiting[0]) + waiting[1:]
             except Fault as fault:
                 raise self._broken(number, str(fault)) from None
         shapes = Shapes(
             xy=self._vertices(flat),
-            ring_offsets=rings.offsets_of(np.array([len(r) for r in flat.rings], np.int64)),
+            ring_offsets=rings.offsets_of(np.fromiter(map(len, flat.rings), np.int64, len(flat.rings))),
             part_offsets=rings.offsets_of(np.array(flat.rings_of_part, np.int64)),
             object_offsets=rings.offsets_of(np.array(flat.parts_of_object, np.int64)),
             class_ids=np.array(flat.class_ids, np.int32),
@@ -76,36 +95,53 @@ class _Reader:
             notes.append("The file holds no object that can be used.")
         return dataclasses.replace(total, source=str(self.path), notes=tuple(notes))
 
-    def _add_feature(self, flat: "_Flat", feature: Any) -> None:
+    def _add_feature(self, flat: "_Flat", feature: Any) -> list[Any]:
+        """Add one feature; returns those inside it."""
         if type(feature) is not dict:
             raise Fault(f"it must be a mapping; it is {shown(feature)}")
+        properties = feature.get("properties")
+        inside = child_features(properties)
+        if inside:
+            self.counts["{} objects inside other objects were read as objects of their own."] += len(inside)
         geometry = feature.get("geometry")
+        if "nucleusGeometry" in feature:
+            geometry = self._cell_or_nucleus(geometry, feature["nucleusGeometry"])
         if geometry is None:
             self.counts["{} features without geometry were skipped."] += 1
-            return
+            return inside
         if type(geometry) is not dict:
             raise Fault(f"geometry must be a mapping; it is {shown(geometry)}")
-        kind = geometry.get("type")
-        if type(kind) is not str:
-            raise Fault(f"geometry.type must be a name such as 'Polygon'; it is {shown(kind)}")
-        if kind not in ("Polygon", "MultiPolygon", "Point", "MultiPoint"):
+        shape = geometry.get("type")
+        if type(shape) is not str:
+            raise Fault(f"geometry.type must be a name such as 'Polygon'; it is {shown(shape)}")
+        if shape not in ("Polygon", "MultiPolygon", "Point", "MultiPoint"):
             # Doubled braces: a name from the file must not act as a place for the count.
-            safe = kind[:40].replace("{", "{{").replace("}", "}}")
+            safe = shape[:40].replace("{", "{{").replace("}", "}}")
             self.counts[f"{{}} features of geometry type {safe} were skipped."] += 1
-            return
+            return inside
         coordinates = geometry.get("coordinates")
         if type(coordinates) is not list:
             raise Fault(f"geometry.coordinates must be a list; it is {shown(coordinates)}")
         if not coordinates:
             self.counts["{} features with empty geometry were skipped."] += 1
-            return
-        class_id = self._class_id(feature.get("properties"))
-        if kind == "Polygon":
-            flat.add_polygons([coordinates], class_id)
-        elif kind == "MultiPolygon":
+            return inside
+        class_id = self._class_id(properties)
+        if shape == "Polygon":
+            if geometry.get("isEllipse") is True:
+                coordinates = ellipse(coordinates)
+            flat.add_polygons([coordinates], class_id, is_box(properties, coordinates))
+        elif shape == "MultiPolygon":
             flat.add_polygons(coordinates, class_id)
         else:
-            flat.add_points([coordinates] if kind == "Point" else coordinates, class_id)
+            flat.add_points([coordinates] if shape == "Point" else coordinates, class_id)
+        return inside
+
+    def _cell_or_nucleus(self, cell: Any, nucleus: Any) -> Any:
+        if nucleus is None:
+            return cell
+        chosen, other = ("nucleus", "cell") if self.nuclei else ("cell", "nucleus")
+        self.counts[f"{{}} cells have an outline of the {other} too; that of the {chosen} was read."] += 1
+        return nucleus if self.nuclei else cell
 
     def _class_id(self, properties: Any) -> int:
         name = class_name(properties)
@@ -120,15 +156,19 @@ class _Reader:
 
     def _vertices(self, flat: "_Flat") -> np.ndarray:
         """All vertices [v, 2]; the quick way, and where that fails vertex by vertex."""
-        if not flat.rings:
-            return np.zeros((0, 2))
+        chain = itertools.chain.from_iterable
+        vertices = list(chain(flat.rings))
         try:
             # No dtype asked for: numpy would turn the text "12" into a number without a word.
-            xy = np.array(list(itertools.chain.from_iterable(flat.rings)))
-        except (ValueError, OverflowError):
+            if set(map(len, vertices)) == {2}:
+                xy = np.array(list(chain(vertices)))
+                xy = xy.reshape(-1, 2) if xy.ndim == 1 else np.zeros(0)
+            else:
+                xy = np.array(vertices)
+        except (TypeError, ValueError, OverflowError):
             xy = np.zeros(0)
         if xy.dtype.kind in "iuf" and xy.ndim == 2 and xy.shape[-1] >= 2:
-            return xy[:, :2].astype(np.float64)
+            return xy[:, :2].astype(np.float64, copy=False)
         careful = []
         for number, ring in zip(flat.ring_feature, flat.rings):
             for k, vertex in enumerate(ring):
@@ -157,7 +197,7 @@ class _Flat:
         self.class_ids: list[int] = []
         self.kind: list[Kind] = []
 
-    def add_polygons(self, polygons: list[Any], class_id: int) -> None:
+    def add_polygons(self, polygons: list[Any], class_id: int, box: bool = False) -> None:
         """One object of one or more polygons, each a list of rings."""
         for polygon in polygons:
             if type(polygon) is not list or not polygon:
@@ -165,13 +205,11 @@ class _Flat:
             for ring in polygon:
                 if type(ring) is not list:
                     raise Fault(f"a ring must be a list of vertices; it is {shown(ring)}")
-                if ring:
-                    self.rings.append(ring)
-                else:  # kept as a ring without extent: it is rejected, and counted, with those
-                    self.rings.append([[0, 0]])
+                # One without vertices is kept as one without extent: it is rejected, and counted, so.
+                self.rings.append(ring or [[0, 0]])
                 self.ring_feature.append(self.number)
             self.rings_of_part.append(len(polygon))
-        self._add_object(len(polygons), class_id, Kind.POLYGON)
+        self._add_object(len(polygons), class_id, Kind.BOX if box else Kind.POLYGON)
 
     def add_points(self, points: list[Any], class_id: int) -> None:
         """An object a point."""

@@ -4,8 +4,10 @@ A JSON document held as Python objects takes ten times its own size. So the docu
 cut between features by counting brackets, and only one piece at a time becomes objects.
 """
 
+import contextlib
 import gc
 import gzip
+import io
 import json
 import re
 import zlib
@@ -20,7 +22,7 @@ from jaxtyping import Int64
 from sparseshot_jax.errors import InputError
 
 MAX_BYTES = 4 << 30  # default limit on a document, unpacked
-CHUNK_BYTES = 8 << 20  # a piece that is parsed at once; about 100 bytes of Python objects a vertex
+CHUNK_BYTES = 2 << 20  # a piece that is parsed at once; about 150 bytes of Python objects a vertex
 SCAN_BYTES = 4 << 20  # a piece that is scanned at once
 
 _STEP = np.zeros(256, np.int8)
@@ -42,11 +44,11 @@ def read_document(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             stream = gzip.GzipFile(fileobj=raw) if packed else raw
-            document = bytearray()
+            document = io.BytesIO()  # hands its bytes out without a copy
             # Piece by piece: a small gzip file may unpack to terabytes.
             while piece := stream.read(1 << 20):
-                document += piece
-                if len(document) > max_bytes:
+                document.write(piece)
+                if document.tell() > max_bytes:
                     raise InputError(
                         f"{path}: must be at most {max_bytes:,} bytes"
                         f"{' once unpacked' if packed else ''}; it is larger. Split it, or read it "
@@ -57,7 +59,19 @@ def read_document(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be read: {reason}. Check the path.") from error
-    return bytes(document).removeprefix(b"\xef\xbb\xbf")
+    return document.getvalue().removeprefix(b"\xef\xbb\xbf")
+
+
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """No garbage collection in here: it walks a tree of lists that is being built again and again."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def feature_chunks(document: bytes, path: Path) -> Iterator[tuple[int, list[Any]]]:
@@ -105,21 +119,16 @@ def load_json(
         offset: where in the document `text` begins.
         skipped: (position, length) of what was cut out of the document to make `text`.
     """
-    # The garbage collector would walk the growing tree of lists again and again: 5 x the time.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        fault = error
-    finally:
-        if collecting:
-            gc.enable()
-    if b"NaN" in text or b"Infinity" in text:  # not JSON, but Python and Java write them
+    with collector_paused():
         try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            pass  # broken besides: report what orjson found
+            return orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            fault = error
+        if b"NaN" in text or b"Infinity" in text:  # not JSON, but Python and Java write them
+            try:
+                return json.loads(text)
+            except (ValueError, RecursionError):
+                pass  # broken besides: report what orjson found
     try:
         at = len(text.decode()[: fault.pos].encode())  # the parser counts characters, a file bytes
     except UnicodeDecodeError as error:
@@ -162,12 +171,9 @@ def _features_array(document: bytes) -> tuple[int, Int64[np.ndarray, "k"], int]:
 
     The stop is -1 where there is no such list or it is never closed.
     """
-    scanned = document
-    if b"\\" in document:  # an escaped quote must not end its string
-        scanned = re.sub(rb"\\.", b"__", document, flags=re.DOTALL)
     begin, inner = -1, 0
     ends: list[np.ndarray] = []
-    for at, level, step in _brackets(scanned):
+    for at, level, step in _brackets(document):
         first = 0
         if begin < 0:
             for i in np.flatnonzero((step > 0) & (level <= 2)):
@@ -199,9 +205,13 @@ def _brackets(
 ) -> Iterator[tuple[Int64[np.ndarray, "k"], Int64[np.ndarray, "k"], np.ndarray]]:
     """Position, depth after it and step (+1 or -1) of every bracket outside strings, by pieces."""
     quoted, depth = 0, 0
+    escaped = False  # the block before ended with a backslash that escapes the first byte of this one
     for start in range(0, len(document), SCAN_BYTES):
-        count = min(SCAN_BYTES, len(document) - start)
-        block = np.frombuffer(document, np.uint8, count, start)
+        piece = document[start : start + SCAN_BYTES]
+        if escaped or b"\\" in piece:  # an escaped quote must not end its string
+            piece = re.sub(rb"\\.", b"__", b"\\" * escaped + piece, flags=re.DOTALL)[escaped:]
+            escaped = piece.endswith(b"\\")
+        block = np.frombuffer(piece, np.uint8)
         at = np.flatnonzero(_MARK[block])
         mark = block[at]
         quotes = np.cumsum(mark == ord('"')) + quoted

@@ -17,6 +17,8 @@ NOT_FINITE = "{} objects with coordinates that are no number or beyond 1e12 were
 NO_AREA = "{} objects without area were rejected."
 FLAT_RINGS = "{} rings without area were dropped."
 REPAIRED = "{} self-crossing polygons were repaired."
+TANGLED = "{} polygons that cross themselves all over were rejected."
+MAX_REPAIRED_VERTICES = 1_000_000  # of one object; a hand's outline has thousands
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,23 +118,57 @@ def _repaired(
     annotations: Annotations, part: Int64[np.ndarray, "r"], counts: collections.Counter[str]
 ) -> Annotations:
     """The same objects with shapely's repair in place of those that are not valid polygons."""
-    solid = np.flatnonzero(~annotations.is_point)
+    single = np.diff(annotations.object_offsets) == 1
+    simple = rings.surely_simple(annotations.xy_px, annotations.ring_offsets)
+    doubtful = ~annotations.is_point & ~(single & simple[annotations.object_offsets[:-1]])
+    solid = np.flatnonzero(doubtful)
     if not len(solid):
         return annotations
     polygons = annotations.take(solid)
-    polygon_ring = ~np.repeat(annotations.is_point, np.diff(annotations.object_offsets))
-    geometries = _geometries(polygons, part[polygon_ring])
+    geometries = _geometries(polygons, part[np.repeat(doubtful, np.diff(annotations.object_offsets))])
     invalid = np.flatnonzero(~shapely.is_valid(geometries))
     if not len(invalid):
         return annotations
+    kept = np.setdiff1d(np.arange(len(annotations)), solid[invalid])
+    tangled = _tangled(polygons.take(invalid))
+    counts[TANGLED] += int(tangled.sum())
+    invalid = invalid[~tangled]
     counts[REPAIRED] += len(invalid)
     fixed = shapely.make_valid(geometries[invalid], method="structure", keep_collapsed=False)
     replaced, where = _from_geometries(fixed, polygons.take(invalid))
     counts[NO_AREA] += len(invalid) - len(where)
     at = solid[invalid]
-    kept = np.setdiff1d(np.arange(len(annotations)), at)
     joined = Annotations.concatenate([annotations.take(kept), replaced])
     return joined.take(np.argsort(np.concatenate([kept, at[where]]), kind="stable"))
+
+
+def _tangled(polygons: Annotations) -> Bool[np.ndarray, "n"]:
+    """True for objects whose repair could take hours: it costs time and memory for every crossing.
+
+    3,000 random vertices take half a minute and 2 GB. What a hand drew crosses itself less often than it
+    has vertices. Edges can cross where their boxes meet; there the search ends too, past a limit that
+    outlines stay far below (an edge meets itself, its neighbours and a few more).
+    """
+    tangled = np.zeros(len(polygons), bool)
+    vertices = np.diff(polygons.ring_offsets[polygons.object_offsets])
+    for k in np.flatnonzero(vertices > 50).tolist():
+        if vertices[k] > MAX_REPAIRED_VERTICES:
+            tangled[k] = True
+            continue
+        one = polygons.take(np.array([k]))
+        ends = np.stack([one.xy_px, one.xy_px[rings.following(one.ring_offsets)]], axis=1)
+        edges = np.asarray(shapely.linestrings(ends))
+        tree = shapely.STRtree(edges)
+        meetings, crossings = 100_000 + 8 * len(edges), 2 * (100 + len(edges))  # left; both count twice
+        for start in range(0, len(edges), 64):  # few at once: each may meet all others
+            one_edge, other = tree.query(edges[start : start + 64])
+            meetings -= len(other)
+            if meetings >= 0:
+                crossings -= int(shapely.crosses(edges[start + one_edge], edges[other]).sum())
+            if meetings < 0 or crossings < 0:
+                tangled[k] = True
+                break
+    return tangled
 
 
 def _geometries(polygons: Annotations, part: Int64[np.ndarray, "r"]) -> np.ndarray:
