@@ -64,5 +64,6 @@ class Format:
     read_many: ReadMany | None = None  # where one file may hold several images
     write_many: WriteMany | None = None
     marks: tuple[bytes, ...] = ()  # one of these is near the head of a file whose suffix is shared
-    keeps: str = ""  # what a round trip keeps: kinds, classes, precision
+    keeps: str = ""  # what a round trip keeps: kinds, classes, precision. Clauses end at ";"; one that says
+    # refused, become, hides, no or numbers promises nothing. The tests of round trips read it
     origin: str = ""  # where its coordinates count from, in the files

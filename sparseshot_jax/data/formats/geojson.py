@@ -10,10 +10,6 @@ from sparseshot_jax.data.formats.geojson_writer import GeoJsonWriter, write_geoj
 __all__ = ["GEOJSON", "GeoJsonWriter", "read_geojson", "write_geojson"]
 
 
-def _read(path: Path) -> Annotations:
-    return read_geojson(path)
-
-
 def _write(path: Path, annotations: Annotations, picture: Picture) -> None:
     """What people marked: annotations in QuPath. GeoJSON names no picture."""
     del picture
@@ -23,7 +19,7 @@ def _write(path: Path, annotations: Annotations, picture: Picture) -> None:
 GEOJSON = Format(
     title="QuPath GeoJSON",
     suffixes=(".geojson", ".geojson.gz", ".json", ".json.gz"),
-    read=_read,
+    read=read_geojson,
     write=_write,
     marks=(b'"Feature', b'"geometry"', b'"coordinates"'),
     keeps="polygons with holes and parts, points, boxes; class names; coordinates to 0.001 px",

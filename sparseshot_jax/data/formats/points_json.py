@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from sparseshot_jax.data.annotations import Annotations, Kind
+from sparseshot_jax.data.formats.format import Format, Picture
 from sparseshot_jax.data.formats.json_stream import MAX_BYTES, load_json, read_document
 from sparseshot_jax.data.formats.polygon_repair import MAX_COORDINATE
+from sparseshot_jax.data.formats.whole_file import whole_file
 from sparseshot_jax.errors import InputError
 
 
@@ -60,3 +63,30 @@ def _points(path: Path, name: str, values: Any) -> np.ndarray:
                 f"it is {str(point)[:60]}. Correct or delete it."
             )
     return np.array(values, np.float64).reshape(-1, 2)
+
+
+def write_points_json(path: str | Path, annotations: Annotations, picture: Picture) -> None:
+    """Write the objects class by class, to 0.001 px; of a polygon or box its centroid.
+
+    Coordinates count pixel centres from 0, as `read_points_json` takes them; gzip where the path ends in
+    `.gz`.
+    """
+    del picture
+    path = Path(path)
+    xy = (annotations.centroids_px - 0.5).round(3)
+    points = {name: xy[annotations.class_ids == k].tolist() for k, name in enumerate(annotations.class_names)}
+    with whole_file(path, packed=path.suffix == ".gz") as stream:
+        stream.write(orjson.dumps(points) + b"\n")
+
+
+POINTS_JSON = Format(
+    title="points JSON",
+    suffixes=(".points.json", ".json", ".json.gz"),
+    read=read_points_json,
+    write=write_points_json,
+    keeps=(
+        "points, sorted by class; class names; coordinates to 0.001 px; polygons and boxes become their "
+        "centroids"
+    ),
+    origin="centre of the top left pixel, in pixels: 0.5 is added when read",
+)

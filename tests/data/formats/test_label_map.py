@@ -1,11 +1,20 @@
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
-from sparseshot_jax.data.formats.label_map import label_map_to_annotations, read_label_map
+from sparseshot_jax.data.annotations import Annotations
+from sparseshot_jax.data.formats.format import Picture
+from sparseshot_jax.data.formats.label_map import (
+    hidden,
+    label_map_to_annotations,
+    read_label_map,
+    write_label_map,
+)
 from sparseshot_jax.data.rasterize import rasterize
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Window
@@ -135,3 +144,109 @@ def test_broken_and_missing_files(tmp_path, name):
             warnings.simplefilter("error")
             with pytest.raises(InputError, match="cannot be read as an image"):
                 read_label_map(path)
+
+
+def test_npy_files(tmp_path):
+    array = np.zeros((5, 8), np.int64)
+    array[1:3, 2:6] = 70_000
+    np.save(tmp_path / "a.npy", array)
+    np.testing.assert_array_equal(redrawn(read_label_map(tmp_path / "a.npy"), array.shape), array > 0)
+    np.save(tmp_path / "f.npy", np.asfortranarray(array))
+    np.testing.assert_array_equal(redrawn(read_label_map(tmp_path / "f.npy"), array.shape), array > 0)
+
+
+def test_labels_beyond_a_table_are_the_same(tmp_path):
+    array = np.zeros((5, 8), np.uint32)
+    array[1:3, 2:6], array[4] = 4_000_000_000, 3
+    np.save(tmp_path / "a.npy", array)
+    np.testing.assert_array_equal(redrawn(read_label_map(tmp_path / "a.npy"), array.shape), renumbered(array))
+
+
+def npy(shape, descr="'<i4'"):
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    header += b" " * (-(len(header) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (npy("(1000000, 1000000)"), "at most 1,073,741,824 bytes.*needs 4,000,000,000,000"),
+        (npy("(3, 3)") + b"1234", "cut off"),
+        (npy("(3, 3)", "'|O'"), "Python objects"),
+        (npy("(3, 3"), "cannot be read as an image"),
+        (npy("(-3, 3)"), "cannot be read as an image|must be a label map"),
+        (npy("(2, 2)", "[('a', '<i4')]") + b"0" * 16, "must be a label map"),
+        (npy("(2, 2)", "'<f4'") + b"0" * 16, "float32"),
+        (npy("(" * 5000), "cannot be read as an image"),
+        (b"\x93NUMPY\x03\x00", "cannot be read as an image"),
+        (b"", "cannot be read as an image"),
+    ],
+)
+def test_broken_npy_files(tmp_path, content, message):
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_label_map(tmp_path / "a.npy")
+
+
+def png(width, height):
+    """A PNG of 16-bit grey that claims a size and holds a few rows of nothing."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+def test_a_png_that_claims_to_be_huge_is_refused_unread(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(10**6, 10**6))
+    with pytest.raises(InputError, match=r"a\.png: claims more pixels .* \(1000000000000 pixels\)"):
+        read_label_map(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(png(3000, 1000))
+    with pytest.raises(InputError, match=r"at most 1,000,000 bytes.*\(1000, 3000\) needs 12,000,000"):
+        read_label_map(tmp_path / "b.png", max_bytes=1_000_000)
+
+
+def test_a_tiff_that_claims_to_be_huge_is_refused_unread(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((64, 64), np.uint16), compression="zlib")
+    with pytest.raises(InputError, match=r"at most 1,000 bytes.*\(64, 64\) needs 8,192"):
+        read_label_map(tmp_path / "a.tif", max_bytes=1000)
+
+
+def objects():
+    squares = [[[x, 2], [x + 6, 2], [x + 6, 7], [x, 7]] for x in (1, 10, 14)]
+    hole = [[3, 3], [4, 3], [4, 5], [3, 5]]
+    return Annotations.from_polygons([[squares[0], hole], [squares[1]], [squares[2]]], "a")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
+def test_written_files(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    write_label_map(path, objects(), Picture(width=20, height=9))
+    array = {".png": Image.open, ".tif": tifffile.imread, ".npy": np.load}[suffix](path)
+    array = np.asarray(array)
+    assert array.dtype == np.uint16
+    assert array.shape == (9, 20)
+    assert array[2, 1:7].tolist() == [1] * 6
+    assert array[3:5, 3].tolist() == [0, 0]  # the hole
+    assert array[2, 9:].tolist() == [0, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3]  # the later object wins
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+    assert hidden(objects(), Picture(width=20, height=9)) == 1
+
+
+def test_what_cannot_be_written(tmp_path):
+    known = Picture(width=20, height=9)
+    many = Annotations.from_boxes(np.tile([0, 0, 1, 1], (65_536, 1)))
+    for path, annotations, picture, message in [
+        ("a.png", Annotations.from_points([[1, 2]]), known, "a label map has no points; got 1"),
+        ("a.png", objects(), Picture(), "width and height must be known"),
+        ("a.png", objects(), Picture(width=10**6, height=10**6), "1 to 268,435,456 pixels"),
+        ("a.jpg", objects(), known, r"must end in \.png, \.tif"),
+        ("a.png", many, known, "room for 65,535 objects; got 65,536"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            write_label_map(tmp_path / path, annotations, picture)
+    assert list(tmp_path.iterdir()) == []
+    write_label_map(tmp_path / "a.npy", many, known)
+    assert np.load(tmp_path / "a.npy").max() == 65_536

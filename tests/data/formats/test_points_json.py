@@ -3,7 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from sparseshot_jax.data.formats.points_json import read_points_json
+from sparseshot_jax.data.annotations import Annotations
+from sparseshot_jax.data.formats.format import Picture
+from sparseshot_jax.data.formats.points_json import read_points_json, write_points_json
 from sparseshot_jax.errors import InputError
 
 
@@ -66,3 +68,20 @@ def test_broken_documents(read, document, message):
     with pytest.raises(InputError, match=message) as caught:
         read(document)
     assert "a.json" in str(caught.value)
+
+
+def test_written_files_count_pixel_centres(tmp_path):
+    square = [[0, 0], [4, 0], [4, 2], [0, 2]]
+    given = Annotations.concatenate(
+        [
+            Annotations.from_points([[0.5, 0.5], [2.75, 8], [1, 7.12345]], ["b", "a", "b"]),
+            Annotations.from_polygons([[square]], "a"),
+        ]
+    )
+    write_points_json(tmp_path / "a.json", given, Picture())
+    held = json.loads((tmp_path / "a.json").read_text())
+    assert held == {"b": [[0, 0], [0.5, 6.623]], "a": [[2.25, 7.5], [1.5, 0.5]]}
+    found = read_points_json(tmp_path / "a.json")
+    np.testing.assert_allclose(found.xy_px, [[0.5, 0.5], [1, 7.123], [2.75, 8], [2, 1]])
+    write_points_json(tmp_path / "a.json.gz", given, Picture())
+    np.testing.assert_array_equal(read_points_json(tmp_path / "a.json.gz").xy_px, found.xy_px)
