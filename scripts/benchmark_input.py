@@ -1,33 +1,43 @@
-"""Tiles a second of the training pipeline beside the bare reader's, on a JPEG pyramid.
+"""Tiles a second of the training pipeline beside bare readers and PyTorch's, on a JPEG pyramid.
 
-    python scripts/benchmark_input.py                  # 16,384 x 16,384, about two minutes
+    python scripts/benchmark_input.py                  # 16,384 x 16,384, about ten minutes
     python scripts/benchmark_input.py --size 4096      # a quick look
 
-Both read windows of the same distribution with as many threads, in alternating rounds; the pipeline
-also chooses them, draws the targets of 50 marked cells a tile, and stacks batches. The ratio of the medians
-should be at least 0.8.
+Everything reads windows of the same distribution with as many threads (or worker processes), in alternating
+rounds of one run. The bare readers only decode; the pipelines also choose the tiles, draw the targets of 50
+marked cells a tile, and stack batches; the PyTorch loaders read and stack. Targets: from slides at least 0.85
+of bare fastslide, from shards at least 0.9 of bare JPEG decoding of the same bytes, and ahead of both loaders,
+which need torch and tiffslide (`pip install torch tiffslide`) and are left out where those are absent.
 """
 
 import dataclasses
+import importlib.util
+import io
 import json
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import fastslide
 import numpy as np
 import tyro
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from sparseshot_jax.data.annotations import Annotations, Kind
 from sparseshot_jax.data.cases import Case
+from sparseshot_jax.data.cut_tiles import CutTiles
 from sparseshot_jax.data.labels import LabelSpec
-from sparseshot_jax.data.pipeline import TrainBatches, tile_dataset
+from sparseshot_jax.data.pipeline import Tiles, TrainBatches, tile_dataset
 from sparseshot_jax.data.pyramid import write_pyramid
+from sparseshot_jax.data.shard_writer import cut_shards
+from sparseshot_jax.data.shards import ShardTiles
 from sparseshot_jax.data.slides import open_slide
 from sparseshot_jax.data.synthetic import Scene, SyntheticSlide
 from sparseshot_jax.data.tiles import TileSpec, draw_tile, tile_index
@@ -36,6 +46,7 @@ from sparseshot_jax.types import Window
 _MPP = 0.5
 _PATCH_PX = 1024  # drawn once and repeated: the reader does not mind
 _CELLS_PER_MPX = 200  # marked ones: 30 % of dense tumour at 0.5 um a pixel
+Run = Callable[[], None]  # reads one round of tiles
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +56,8 @@ class Options:
     size: int = 16384  # side of the slide, level-0 pixels
     tile: int = 512  # side of a training tile, pixels
     batch: int = 8  # tiles a batch
-    threads: int = 4  # of the pipeline and of the bare reader alike
+    threads: int = 4  # of the pipeline and of the bare readers alike
+    workers: int = os.cpu_count() or 1  # processes of the PyTorch loaders
     rounds: int = 7  # of each, alternating
     batches: int = 30  # a round
     slide: str = ""  # keep the slide in this file; "" = a temporary one
@@ -58,56 +70,136 @@ def main(options: Options) -> None:
         if not path.exists():
             _draw(path, options.size)
         spec = TileSpec(tile_px=options.tile, mpp=_MPP)
-        result = _compare(_case(path, options.size), spec, options)
+        case = _case(path, options.size)
+        windows = _windows(case, spec, options.batch * options.batches)
+        shards = str(Path(scratch) / "shards")
+        cut_shards([case], spec, shards)
+        with ThreadPoolExecutor(options.threads) as pool:
+            runs = {
+                "fastslide": _bare(pool, _fastslide(case), windows),
+                "pipeline from slides": _pipeline(CutTiles([case], spec, tile_index([case], spec)), options),
+                "JPEG decoding": _bare(pool, _decode, _pictures(case, windows)),
+                "pipeline from shards": _pipeline(ShardTiles(shards), options),
+                **_torch_loaders(str(path), windows, options),
+            }
+            result = _compare(runs, len(windows), options.rounds)
     if options.json:
-        print(json.dumps({**dataclasses.asdict(options), **result}))
+        print(json.dumps({**dataclasses.asdict(options), "tiles_per_second": result}))
         return
-    table = Table("", "tiles a second", "Mpx a second", title=f"{options.size} px, {options.threads} threads")
-    for name in ("fastslide", "pipeline"):
-        rate = result[name]
-        table.add_row(name, f"{rate:.0f}", f"{rate * options.tile**2 / 1e6:.0f}")
-    table.add_row("ratio", f"{result['ratio']:.2f}", "target 0.80")
-    Console().print(table)
+    _print(result, options)
 
 
-def _compare(case: Case, spec: TileSpec, options: Options) -> dict[str, float]:
-    tiles = options.batch * options.batches
-    # A sequence with an end: nothing is read ahead while the other one is timed.
-    dataset = tile_dataset([case], spec, seed=0)[:tiles]
-    pipeline = TrainBatches(dataset, batch_size=options.batch, threads=options.threads)
-    windows = _windows(case, spec, tiles)
+def _compare(runs: dict[str, Run], tiles: int, rounds: int) -> dict[str, list[float]]:
+    """Tiles a second of each, round by round; the first round fills caches and is left out."""
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    for timed in range(-1, rounds):
+        for name, run in runs.items():
+            begin = time.perf_counter()
+            run()
+            if timed >= 0:
+                rates[name].append(tiles / (time.perf_counter() - begin))
+    return rates
+
+
+def _print(rates: dict[str, list[float]], options: Options) -> None:
+    middle = {name: statistics.median(found) for name, found in rates.items()}
+    compared = {"pipeline from slides": ("fastslide", 0.85), "pipeline from shards": ("JPEG decoding", 0.9)}
+    title = f"{options.size} px slide, {options.tile} px tiles, {options.threads} threads"
+    table = Table("", "tiles a second", "range", "Mpx a second", "ratio", title=title)
+    for name, found in rates.items():
+        ratio = ""
+        if name in compared:
+            bare, target = compared[name]
+            ratio = f"{middle[name] / middle[bare]:.2f} of {bare} (target {target})"
+        span = f"{min(found):.0f} to {max(found):.0f}"
+        table.add_row(name, f"{middle[name]:.0f}", span, f"{middle[name] * options.tile**2 / 1e6:.0f}", ratio)
+    Console(width=110).print(table)
+
+
+def _pipeline(tiles: Tiles, options: Options) -> Run:
+    # A sequence with an end: nothing is read ahead while another one is timed.
+    dataset = tile_dataset(tiles, seed=0)[: options.batch * options.batches]
+    batches = TrainBatches(dataset, batch_size=options.batch, threads=options.threads)
+
+    def run() -> None:
+        batches.set_state({"next_batch": 0})
+        for _ in batches:
+            pass
+
+    return run
+
+
+def _bare(pool: ThreadPoolExecutor, read: Callable[[Any], object], items: list[Any]) -> Run:
+    def run() -> None:
+        for _ in pool.map(read, items):
+            pass
+
+    return run
+
+
+def _fastslide(case: Case) -> Callable[[Window], object]:
     reader = fastslide.FastSlide.from_file_path(case.slide.path)
-
-    def read(window: Window) -> object:
-        corner = (int(window.x_px), int(window.y_px))
-        return reader.read_region(corner, 0, (window.width, window.height)).numpy()
-
-    with ThreadPoolExecutor(options.threads) as pool:
-
-        def bare() -> None:
-            for _ in pool.map(read, windows):
-                pass
-
-        def whole() -> None:
-            pipeline.set_state({"next_batch": 0})
-            for _ in pipeline:
-                pass
-
-        seconds: dict[str, list[float]] = {"fastslide": [], "pipeline": []}
-        for timed in range(-1, options.rounds):
-            for name, run in (("fastslide", bare), ("pipeline", whole)):
-                took = _seconds(run)
-                if timed >= 0:  # the first round fills caches
-                    seconds[name].append(took)
-    pipeline.close()
-    rates = {name: tiles / statistics.median(times) for name, times in seconds.items()}
-    return {**rates, "ratio": rates["pipeline"] / rates["fastslide"]}
+    return lambda w: reader.read_region((int(w.x_px), int(w.y_px)), 0, (w.width, w.height)).numpy()
 
 
-def _seconds(run: Callable[[], None]) -> float:
-    begin = time.perf_counter()
-    run()
-    return time.perf_counter() - begin
+def _pictures(case: Case, windows: list[Window]) -> list[bytes]:
+    """The windows as JPEG, as a shard holds them."""
+    pictures = []
+    for window in windows:
+        out = io.BytesIO()
+        Image.fromarray(case.slide.read(window)).save(out, "JPEG", quality=95, subsampling=0)
+        pictures.append(out.getvalue())
+    return pictures
+
+
+def _decode(picture: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(picture)))
+
+
+def _torch_loaders(path: str, windows: list[Window], options: Options) -> dict[str, Run]:
+    """A DataLoader over each reader that is installed: it reads the windows and stacks batches."""
+    if importlib.util.find_spec("torch") is None:
+        return {}
+    readers = [name for name in ("tiffslide", "openslide") if importlib.util.find_spec(name)]
+    return {f"PyTorch, {name}": _torch_loader(name, path, windows, options) for name in readers}
+
+
+class _TorchTiles:
+    """What a DataLoader asks of a data set; each worker opens the slide for itself."""
+
+    def __init__(self, library: str, path: str, windows: list[Window]):
+        self._library, self._path, self._windows = library, path, windows
+        self._slide: Any = None
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def __getitem__(self, k: int) -> np.ndarray:
+        if self._slide is None:
+            module = importlib.import_module(self._library)
+            kind = module.TiffSlide if self._library == "tiffslide" else module.OpenSlide
+            self._slide = kind(self._path)
+        w = self._windows[k]
+        region = self._slide.read_region((int(w.x_px), int(w.y_px)), 0, (w.width, w.height))
+        return np.array(region.convert("RGB"))  # torch wants it writable
+
+
+def _torch_loader(library: str, path: str, windows: list[Window], options: Options) -> Run:
+    from torch.utils.data import DataLoader  # pyright: ignore[reportMissingImports]
+
+    loader = DataLoader(
+        _TorchTiles(library, path, windows),  # pyright: ignore[reportArgumentType]
+        batch_size=options.batch,
+        num_workers=options.workers,
+        multiprocessing_context="forkserver",
+        persistent_workers=True,
+    )
+
+    def run() -> None:
+        for _ in loader:
+            pass
+
+    return run
 
 
 def _windows(case: Case, spec: TileSpec, count: int) -> list[Window]:
@@ -135,7 +227,7 @@ def _case(path: Path, size: int) -> Case:
     )
     slide = open_slide(path)
     labels = LabelSpec(classes=("tumour",))
-    return Case(name="", slide=slide, mpp=_MPP, given=cells, truth=None, held_out=None, labels=labels)
+    return Case(name="slide", slide=slide, mpp=_MPP, given=cells, truth=None, held_out=None, labels=labels)
 
 
 def _draw(path: Path, size: int) -> None:

@@ -63,6 +63,14 @@ def tile_progress(title: str) -> Iterator[Callable[[int, int, int], None]]:
         yield on_progress
 
 
+@contextlib.contextmanager
+def shard_progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A callback (shards done, shards in all) that draws a bar with the time left."""
+    with _progress() as progress:
+        task = progress.add_task(escape(title), total=None, status="shards")
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
 def _progress() -> Progress:
     return Progress(
         TextColumn("{task.description}"),

@@ -12,8 +12,11 @@ from sparseshot_jax import metrics, pictures
 from sparseshot_jax.ablate import Trial
 from sparseshot_jax.config import ExperimentConfig, override, to_json
 from sparseshot_jax.data.cases import Source, Splits
+from sparseshot_jax.data.cut_tiles import CutTiles
 from sparseshot_jax.data.labels import LabelSpec
 from sparseshot_jax.data.pipeline import train_batches
+from sparseshot_jax.data.shards import ShardTiles
+from sparseshot_jax.data.tiles import tile_index
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.evaluate import by_truth, pixel_counts
 from sparseshot_jax.programs import compilations, form_of, fresh_state, hyper_schedule, programs
@@ -72,21 +75,23 @@ def train(
         )
     if splits is None:
         splits = config.data.load(config.labels, config.seed)
-    data = data_record(splits)
+    tiles = training_tiles(config, splits)
+    data = data_record(splits, tiles)
     check_data(folder, data)
     for note in splits.notes:
         reporter.note(note)
 
     state = jax.device_put(fresh_state(config), sharding.replicated(mesh))
     batches = train_batches(
-        splits.train,
-        config.tiles,
+        tiles,
         batch_size=config.train.batch_size // jax.process_count(),
         seed=config.seed,
         workers=config.train.workers,
         threads=config.train.threads,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        max_fault_share=config.train.max_fault_share,
+        on_fault=reporter.warn,
     )
     if extend and (longer := extension(folder, config)):
         reporter.note(longer)
@@ -123,6 +128,34 @@ def train(
             log.close()
             batches.close()
     return run_of(folder, config, state)
+
+
+def training_tiles(config: ExperimentConfig, splits: Splits) -> CutTiles | ShardTiles:
+    """Where the training tiles of a config come from: cut from its cases, or read from its shards.
+
+    Raises:
+        InputError: no cases, no tissue, a tile larger than its image; shards of other tiles or labels.
+    """
+    if not config.train.shards:
+        return CutTiles(splits.train, config.tiles, tile_index(splits.train, config.tiles))
+    tiles = ShardTiles(
+        config.train.shards,
+        annotated_share=config.tiles.annotated_share,
+        class_balance=config.tiles.class_balance,
+    )
+    asked, cut = to_json(config), tiles.manifest.config
+    names = [("tiles", name) for name in ("tile_px", "mpp")] + [("labels", name) for name in asked["labels"]]
+    other = [
+        f"{part}.{name} {cut[part][name]} (asked: {asked[part][name]})"
+        for part, name in names
+        if cut[part][name] != asked[part][name]
+    ]
+    if other:
+        raise InputError(
+            f"{config.train.shards}: the shards were cut with {', '.join(other)}. Give these fields the "
+            "values of the shards, or cut others (sparseshot data tile)."
+        )
+    return tiles
 
 
 def validate(run: Run, splits: Splits) -> dict[str, Any]:

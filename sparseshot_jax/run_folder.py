@@ -10,6 +10,8 @@ import numpy as np
 
 from sparseshot_jax.config import ExperimentConfig, changed_mathematics, load_config, to_json
 from sparseshot_jax.data.cases import Splits
+from sparseshot_jax.data.cut_tiles import CutTiles
+from sparseshot_jax.data.shards import ShardTiles
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.run import has_checkpoint, write_json
 
@@ -57,8 +59,12 @@ def extension(folder: Path, config: ExperimentConfig) -> str | None:
     )
 
 
-def data_record(splits: Splits) -> dict[str, dict[str, Any]]:
+def data_record(splits: Splits, tiles: CutTiles | ShardTiles) -> dict[str, dict[str, Any]]:
     """What training is told of each case, as far as a resumed run must find it again."""
+    if isinstance(tiles, ShardTiles):
+        shards = json.dumps([shard.checksum for shard in tiles.manifest.shards])
+        digest = hashlib.blake2b(shards.encode(), digest_size=8).hexdigest()
+        return {"shards": {"objects": tiles.manifest.annotated, "hash": digest}}
     record = {}
     for case in splits.train:
         digest = hashlib.blake2b(digest_size=8)

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from sparseshot_jax.console import CONSOLE, say
@@ -21,17 +22,43 @@ def stoppable() -> Iterator[None]:
         sys.exit(128 + stopped.signum)
 
 
-def config_path(arguments: list[str], verb: str) -> tuple[str, list[str]]:
-    """The config path, which comes first, and the rest."""
+def config_path(arguments: list[str], verb: str, what: str = "CONFIG") -> tuple[str, list[str]]:
+    """The config (or SOURCE) path, which comes first, and the rest."""
     if arguments and not arguments[0].startswith("-"):
         return arguments[0], arguments[1:]
     if {"-h", "--help"} & set(arguments):
+        also = "" if what == "CONFIG" else ", a folder with images/, a slide, or a folder of slides"
         CONSOLE.print(
-            f"usage: sparseshot {verb} CONFIG [OPTIONS]\n\nCONFIG is a Python file such as "
-            f"configs/unet_tnbc.py. `sparseshot {verb} CONFIG --help` lists its fields, each an option."
+            f"usage: sparseshot {verb} {what} [OPTIONS]\n\n{what} is a Python file such as "
+            f"configs/unet_tnbc.py{also}. `sparseshot {verb} {what} --help` lists its fields, each an option."
         )
         sys.exit(0)
-    raise InputError(f"sparseshot {verb} needs a config first. Try: sparseshot {verb} configs/unet_tnbc.py")
+    raise InputError(
+        f"sparseshot {verb} needs a {what.lower()} first. Try: sparseshot {verb} configs/unet_tnbc.py"
+    )
+
+
+def source_config(path: str) -> Any:
+    """The config of a SOURCE: a config file, or one made for a run, a folder of images or slides, a slide.
+
+    Raises:
+        InputError: nothing is there, or the config is wrong.
+    """
+    from sparseshot_jax.config import ExperimentConfig, load_config
+    from sparseshot_jax.data.sources import FolderSource, SlideSource
+    from sparseshot_jax.losses import FocalExclusive
+    from sparseshot_jax.models import UNetSpec
+
+    place = Path(path)
+    if (place / "config.json").is_file():
+        return load_config(place / "config.json")
+    if not place.exists() or place.suffix in (".py", ".json"):
+        return load_config(place)
+    if (place / "images").is_dir():
+        data = FolderSource(root=path)
+    else:
+        data = SlideSource(slides=(str(place / "*") if place.is_dir() else path,))
+    return ExperimentConfig(name=place.stem, data=data, model=UNetSpec(), loss=FocalExclusive())
 
 
 def switch_kinds(config: Any, arguments: list[str]) -> tuple[Any, list[str]]:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64, UInt8
 
 from sparseshot_jax.data import rings
+from sparseshot_jax.data.box_index import BoxIndex
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Window
 
@@ -88,6 +89,9 @@ class Annotations:
 
     def __len__(self) -> int:
         return len(self.class_ids)
+
+    def __getstate__(self) -> dict:  # without what was computed: it is as large again, and soon made
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @classmethod
     def empty(
@@ -250,27 +254,32 @@ class Annotations:
 
     def touching(self, window: Window) -> Int64[np.ndarray, "m"]:
         """Indices, ascending, of the objects whose bounding box meets the window."""
-        x0, y0, x1, y1 = self.bounds_px.T
-        right = window.x_px + window.width * window.scale
-        bottom = window.y_px + window.height * window.scale
-        meets = (x0 <= right) & (x1 >= window.x_px) & (y0 <= bottom) & (y1 >= window.y_px)
-        return np.flatnonzero(meets)
+        return self._boxes.touching(window)
 
     @property
     def is_point(self) -> Bool[np.ndarray, "n"]:
         """True for points."""
         return self.kind == Kind.POINT
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, without what is computed from them."""
+        arrays = self.xy_px, self.ring_offsets, self.object_offsets, self.class_ids, self.kind
+        return sum(array.nbytes for array in arrays)
+
     @functools.cached_property
     def bounds_px(self) -> Float64[np.ndarray, "n 4"]:
         """Bounding boxes x0, y0, x1, y1 in level-0 pixels."""
-        # One column after the other in memory: `touching` compares whole columns, window by window.
-        bounds = np.zeros((len(self), 4), order="F")
+        bounds = np.zeros((len(self), 4), order="F")  # columns are what is compared
         if len(self):
             starts = self.ring_offsets[self.object_offsets[:-1]]
             bounds[:, :2] = np.minimum.reduceat(self.xy_px, starts, axis=0)
             bounds[:, 2:] = np.maximum.reduceat(self.xy_px, starts, axis=0)
         return bounds
+
+    @functools.cached_property
+    def _boxes(self) -> BoxIndex:
+        return BoxIndex(self.bounds_px)
 
     @functools.cached_property
     def nesting(self) -> tuple[Int64[np.ndarray, "r"], Int64[np.ndarray, "r"]]:

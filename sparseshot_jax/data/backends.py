@@ -12,6 +12,8 @@ import openslide
 from jaxtyping import UInt8
 from PIL import Image
 
+from sparseshot_jax.data.tiff_tiles import DamagedTile, JpegTiles
+
 Read = Callable[[int, int, int, int, int], UInt8[np.ndarray, "h w 3"]]
 
 
@@ -22,6 +24,9 @@ class Opened:
     level_sizes: tuple[tuple[int, int], ...]  # (width, height) of each level, finest first
     mpp: float | None  # micrometres a level-0 pixel; None = the file does not say
     read: Read  # (level, x, y, width, height), level pixels, wholly inside the level; thread-safe
+    bounds: tuple[int, int, int, int] | None = None  # x, y, width, height of the scanned part, level-0
+    # pixels; None = all of it, or the file does not say
+    nbytes: int = 0  # held in memory for as long as the file is open
 
 
 class NotReadable(Exception):
@@ -31,6 +36,7 @@ class NotReadable(Exception):
 # What the three libraries raise for a file that they cannot use.
 FAILURES = (
     NotReadable,
+    DamagedTile,
     RuntimeError,
     ValueError,
     OSError,
@@ -49,6 +55,9 @@ def open_fastslide(path: str) -> Opened:
 
     fastslide decodes in a pool of threads that a fork does not copy: a child forked from a process
     that used it would wait for them for ever, and reads by OpenSlide instead.
+
+    Its JPEG decoder ends the process (and from one of those threads: hangs it) where a stream is broken, so
+    that every tile is looked at before it is given to it.
     """
     if _FASTSLIDE_PROCESS and os.getpid() not in _FASTSLIDE_PROCESS:
         return open_openslide(path)
@@ -57,13 +66,20 @@ def open_fastslide(path: str) -> Opened:
     if str(slide.dtype) != "uint8" or slide.num_channels not in (1, 3, 4):
         raise NotReadable(f"{slide.num_channels} channels of {slide.dtype}, not 8-bit RGB")
 
-    def read(level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        return _rgb(slide.read_region((x, y), level, (width, height)).numpy())
-
     sizes = tuple((int(w), int(h)) for w, h in slide.level_dimensions)
     if not sizes:  # so it opens an SVS file that was cut short
         raise NotReadable("no image level in it")
-    return Opened(level_sizes=sizes, mpp=_plausible(*slide.mpp), read=read)
+    tiles = JpegTiles(path, sizes)
+    if tiles.sparse:  # OpenSlide paints them
+        raise NotReadable("tiles were left out")
+
+    def read(level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        tiles.check(level, x, y, width, height)
+        return _rgb(slide.read_region((x, y), level, (width, height)).numpy())
+
+    (left, top), (width, height) = slide.bounds
+    bounds = _part(sizes[0], left, top, width, height)
+    return Opened(level_sizes=sizes, mpp=_plausible(*slide.mpp), read=read, bounds=bounds)
 
 
 def open_openslide(path: str) -> Opened:
@@ -77,7 +93,9 @@ def open_openslide(path: str) -> Opened:
 
     x, y = (slide.properties.get(f"openslide.mpp-{axis}", 0.0) for axis in "xy")
     sizes = tuple((int(w), int(h)) for w, h in slide.level_dimensions)
-    return Opened(level_sizes=sizes, mpp=_plausible(float(x), float(y)), read=read)
+    names = (f"openslide.bounds-{name}" for name in ("x", "y", "width", "height"))
+    bounds = _part(sizes[0], *(slide.properties.get(name) for name in names))
+    return Opened(level_sizes=sizes, mpp=_plausible(float(x), float(y)), read=read, bounds=bounds)
 
 
 def open_image(path: str) -> Opened:
@@ -98,7 +116,8 @@ def open_image(path: str) -> Opened:
     def read(level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         return pixels[y : y + height, x : x + width]
 
-    return Opened(level_sizes=((pixels.shape[1], pixels.shape[0]),), mpp=None, read=read)
+    size = (pixels.shape[1], pixels.shape[0])
+    return Opened(level_sizes=(size,), mpp=None, read=read, nbytes=pixels.nbytes)
 
 
 BACKENDS: dict[str, Callable[[str], Opened]] = {
@@ -106,6 +125,16 @@ BACKENDS: dict[str, Callable[[str], Opened]] = {
     "openslide": open_openslide,
     "image": open_image,
 }
+
+
+def _part(size: tuple[int, int], *bounds: str | int | float | None) -> tuple[int, int, int, int] | None:
+    """Bounds as a file gives them; None where they are all of the slide, or not given."""
+    try:
+        x, y, width, height = (int(float(b)) for b in bounds if b is not None)
+    except ValueError:
+        return None
+    inside = width > 0 and height > 0 and 0 <= x < size[0] and 0 <= y < size[1]
+    return (x, y, width, height) if inside and (x, y, width, height) != (0, 0, *size) else None
 
 
 def _plausible(x: float, y: float) -> float | None:

@@ -1,12 +1,23 @@
-"""Whole images with their targets, kept by a process up to a number of bytes."""
+"""What is dear to make, kept by a process up to a number of bytes."""
 
 import collections
 import dataclasses
 import threading
 from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """What a cache can hold."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,20 +34,20 @@ class WholeMaps:
         return self.image.nbytes + self.ground.nbytes + self.label.nbytes
 
 
-class MapCache:
+class Cache:
     """Least recently used first out. A pickled copy is empty."""
 
     def __init__(self, max_bytes: int):
         self._max_bytes = max_bytes
-        self._held: collections.OrderedDict[int, WholeMaps] = collections.OrderedDict()
+        self._held: collections.OrderedDict[int, Sized] = collections.OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
         self._making: dict[int, threading.Lock] = collections.defaultdict(threading.Lock)
 
     def __reduce__(self):
-        return MapCache, (self._max_bytes,)
+        return Cache, (self._max_bytes,)
 
-    def get(self, key: int, make: Callable[[], WholeMaps]) -> WholeMaps:
+    def get(self, key: int, make: Callable[[], Any]) -> Any:
         """What is held under `key`, made first where nothing is; made once by concurrent threads."""
         found = self._find(key)
         if found is not None:
@@ -50,15 +61,15 @@ class MapCache:
                 self._keep(key, found)
         return found
 
-    def _find(self, key: int) -> WholeMaps | None:
+    def _find(self, key: int) -> Any:
         with self._lock:
             if key in self._held:
                 self._held.move_to_end(key)
             return self._held.get(key)
 
-    def _keep(self, key: int, maps: WholeMaps) -> None:
+    def _keep(self, key: int, made: Sized) -> None:
         with self._lock:
-            self._held[key] = maps
-            self._bytes += maps.nbytes
+            self._held[key] = made
+            self._bytes += made.nbytes
             while self._bytes > self._max_bytes and len(self._held) > 1:
                 self._bytes -= self._held.popitem(last=False)[1].nbytes

@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from sparseshot_jax.data.annotation_files import SUFFIXES
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.cases import Case, Splits
-from sparseshot_jax.data.formats.geojson import read_geojson
+from sparseshot_jax.data.formats import format_of, read_annotations
 from sparseshot_jax.data.formats.label_map import read_label_map
 from sparseshot_jax.data.formats.points_json import read_points_json
 from sparseshot_jax.data.labels import LabelSpec, check_classes, wanted
@@ -27,7 +28,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 ANNOTATION_FOLDERS = {
     "instances": (".png", ".tif", ".tiff"),
     "points": (".json",),
-    "annotations": (".geojson", ".geojson.gz", ".json", ".json.gz"),
+    "annotations": SUFFIXES,
 }
 _SMALL_PX = 1 << 24  # an image up to this size is decoded at each read, not held in memory
 _SHOWN = 5  # names in a message
@@ -36,7 +37,7 @@ _SHOWN = 5  # names in a message
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FolderSource:
     """root/images/NAME.{png,jpg,tif} with one of instances/NAME.png (16-bit label maps),
-    points/NAME.json, or annotations/NAME.geojson.
+    points/NAME.json, or annotations/NAME.geojson, .xml, .csv ... (docs/formats.md).
 
     Training images get the sparse share `keep` of their objects; validation and test stay dense.
     """
@@ -123,8 +124,8 @@ class FolderSource:
 
     def _read(self, path: Path, slide: Slide, image: Path, labels: LabelSpec) -> Annotations:
         folder = path.parent.name
-        if folder == "annotations":
-            return read_geojson(path)
+        if folder == "annotations" and format_of(path) != "label_map":
+            return read_annotations(path)
         if folder == "points":
             read = read_points_json(path)
             if not labels.classes and self.points_key in read.class_names:
@@ -162,7 +163,11 @@ class ImageFile:
 
     def read(self, window: Window) -> UInt8[np.ndarray, "h w 3"]:
         """See `Slide.read`."""
-        return open_slide(self.path, mpp=self.mpp).read(window)
+        slide = open_slide(self.path, mpp=self.mpp)
+        try:
+            return slide.read(window)
+        finally:
+            slide.close()
 
 
 def _open(path: Path, mpp: float) -> Slide:
@@ -204,7 +209,7 @@ def _annotation_files(root: Path, images: Mapping[str, Path]) -> dict[str, Path]
     if not present:
         raise InputError(
             f"{root}: no annotations. One of instances/*.png (16-bit label maps), points/*.json or "
-            "annotations/*.geojson must lie beside images/."
+            "annotations/*.geojson (.xml, .csv ...) must lie beside images/."
         )
     if len(present) > 1:
         listed = ", ".join(f"{name}/ ({_some(files.values())})" for name, files in present.items())

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, UInt8
 
 from sparseshot_jax.data.annotations import Annotations
-from sparseshot_jax.data.rasterize import rasterize
+from sparseshot_jax.data.rasterize import covered, fill, rasterize
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Ground, Window
 
@@ -153,15 +153,18 @@ class TargetMaps:
         shapes = annotations.discs(spec.point_radius_um / mpp)
         role = roles(shapes, spec)
         labels = label_ids(shapes, spec)
-        # Class id by what `rasterize` draws (0 = no object), or the one id of all objects.
-        self._layers: list[tuple[Role, Annotations, np.ndarray | np.uint8]] = []
+        # Class id of each object, or the one id of all; 0 for what is not wanted.
+        self._layers: list[tuple[Role, Annotations, np.ndarray | int]] = []
         for one in _GROUND:
             chosen = role == one
             if chosen.any():
                 ids = labels[chosen].astype(np.uint8)
-                single = (ids == ids[0]).all()
-                table = ids[0] if single else np.concatenate([np.zeros(1, np.uint8), ids])
-                self._layers.append((one, shapes.take(chosen), table))
+                self._layers.append((one, shapes.take(chosen), int(ids[0]) if (ids == ids[0]).all() else ids))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(shapes.nbytes for _, shapes, _ in self._layers)
 
     def objects(self) -> Annotations:
         """The wanted objects as polygons."""
@@ -174,18 +177,11 @@ class TargetMaps:
         """`Ground` codes and class ids (0 outside objects) of a window."""
         ground = np.zeros((window.height, window.width), np.uint8)
         label = np.zeros_like(ground)
-        for role, shapes, table in self._layers:
-            if not len(shapes.touching(window)):
-                continue
-            drawn = rasterize(shapes, window)
-            # Arithmetic on bytes takes a fifth of the time of masked assignment.
-            inside = (drawn != 0).view(np.uint8)
-            outside = 1 - inside
-            ground *= outside
-            ground += inside * np.uint8(_GROUND[role])
-            label *= outside
-            if role == Role.OBJECT:
-                label += table.take(drawn) if table.ndim else inside * table
+        for role, shapes, ids in self._layers:
+            runs = covered(shapes, window)
+            if isinstance(ids, np.ndarray):
+                ids = ids[runs.objects]
+            fill(runs, (ground, int(_GROUND[role])), (label, ids))
         return ground, label
 
     def instances(self, window: Window) -> Int32[np.ndarray, "h w"]:

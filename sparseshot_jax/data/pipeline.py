@@ -1,97 +1,152 @@
-"""Training batches: grain reads, in an order that depends on the seed and on nothing else."""
+"""Training batches: grain reads, in an order that depends on the seed and on nothing else.
 
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
+cases = source.load(labels, seed).train
+tiles = CutTiles(cases, spec, tile_index(cases, spec))  # or ShardTiles(folder)
+batches = train_batches(tiles, batch_size=8, seed=0, on_fault=print)
+batch = next(batches)
+"""
+
+import dataclasses
+import functools
+import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
 from absl import flags
 
-from sparseshot_jax.data.cache import MapCache, WholeMaps
-from sparseshot_jax.data.cases import Case, whole_window
-from sparseshot_jax.data.labels import TargetMaps
-from sparseshot_jax.data.tiles import TileIndex, TileSpec, draw_tile, tile_index
+from sparseshot_jax.data.buffers import Buffers
+from sparseshot_jax.data.cut_tiles import CutTiles as CutTiles
+from sparseshot_jax.data.faults import Fault, FaultLog, fault_of
+from sparseshot_jax.data.slides import slowest_read
+from sparseshot_jax.data.watchdog import Watchdog
+from sparseshot_jax.data.worker_process import start_worker
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.types import Batch
+from sparseshot_jax.types import Batch, Ground
 
-CACHE_BYTES = 1 << 29  # decoded images and drawn targets that a process keeps
-_WHOLE_PX = 1 << 24  # an image up to this size is decoded and drawn whole, and cropped
+STALL_S = 600.0  # seconds without a batch after which reading is taken to hang
+_OUTSIDE = {"image": 0, "ground": Ground.IGNORED, "label": 0, "valid": False}  # of a tile without arrays
+_BUFFERS = Buffers()
+_PROBES = 16  # places tried for the shape of a tile where none was read so far
+_ENDLESS = sys.maxsize >> 2  # more tiles than this are a sequence without an end
 
-Tile = dict[str, np.ndarray]
+Tile = dict[str, Any]  # image, ground, label: uint8; valid: bool scalar
+Warn = Callable[[str], None]
+_warn: Warn = logging.getLogger(__name__).warning
 
 
-class TileReader:
-    """(index of a cell, generator) -> one tile. Picklable; safe to call from many threads."""
+@runtime_checkable
+class Tiles(Protocol):
+    """Where training tiles come from: cut from slides, or read from shards. Picklable, thread-safe."""
 
-    def __init__(self, cases: Sequence[Case], spec: TileSpec, index: TileIndex):
-        self._cases = tuple(cases)
-        self._spec = spec
-        self._index = index
-        self._targets = tuple(TargetMaps(c.given, c.labels, mpp=c.mpp) for c in cases)
-        self._cache = MapCache(CACHE_BYTES)
+    def __len__(self) -> int:
+        """Places of one epoch."""
+        ...
 
-    def __call__(self, cell: int, rng: np.random.Generator) -> Tile:
-        """Keys image, ground, label, valid, as in `Batch`, without the batch axis."""
-        where, y, x = draw_tile(self._index, self._spec, self._index.cells[cell], rng)
-        grid = self._index.grids[where]
-        if grid.height * grid.width <= _WHOLE_PX:
-            whole = self._cache.get(where, lambda: self._whole(where))
-            crop = slice(y, y + grid.tile_px), slice(x, x + grid.tile_px)
-            image, ground, label = whole.image[crop], whole.ground[crop], whole.label[crop]
-        else:
-            window = grid.window(y, x)
-            image = self._cases[where].slide.read(window)
-            ground, label = self._targets[where].draw(window)
-        return {"image": image, "ground": ground, "label": label, "valid": np.ones((), bool)}
+    def read(self, place: int, rng: np.random.Generator) -> Tile:
+        """A tile: image, ground, label, valid, as in `Batch`, without the batch axis.
 
-    def _whole(self, where: int) -> WholeMaps:
-        case = self._cases[where]
-        window = whole_window(case, self._spec.mpp)
-        ground, label = self._targets[where].draw(window)
-        return WholeMaps(image=case.slide.read(window), ground=ground, label=label)
+        Raises:
+            InputError: a file is bad; its text begins with the file.
+        """
+        ...
+
+    def name(self, place: int) -> str:
+        """What to call the file of that place in a message."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Draw:
+    """One tile of the sequence, not read yet: `read()` gives it, the same every time."""
+
+    reader: "_Reader | None"
+    place: int  # below 0: no place, only something to fill up the end
+    seed: int  # of the tile's own random numbers
+
+    def read(self) -> Tile:
+        """The tile, and under `fault` why it is blank where it could not be read (None = it was).
+
+        A tile that fills up the end, or that could not be read, is not valid; it has no arrays where no
+        other tile tells their shape.
+        """
+        if self.reader is None:
+            return {"fault": None}
+        if self.place < 0:
+            return self.reader.blank()
+        return self.reader.read(self.place, np.random.Generator(np.random.Philox(self.seed)))
 
 
 def tile_dataset(
-    cases: Sequence[Case],
-    spec: TileSpec,
+    tiles: Tiles,
     *,
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
+    epochs: int | None = None,
 ) -> grain.MapDataset:
-    """The endless sequence of tiles of one process, addressed by number.
+    """The sequence of `Draw` of one process, addressed by number; endless without `epochs`.
 
-    Every epoch visits each cell of the tissue once, in a new order. Process p of P has the tiles p,
-    p + P, p + 2 P ... of one sequence, so that a global batch holds the same tiles for any P.
+    Every epoch visits each place once, in a new order. Process p of P has the tiles p, p + P, p + 2 P
+    ... of one sequence, so that a global batch holds the same tiles for any P. An end is filled up with
+    blank tiles (not valid, all ground ignored) until every process has as many.
+
+    Raises:
+        InputError: there is no place at all, or `epochs` is below 1.
     """
-    if not cases:
-        raise InputError("training needs at least one case; the training split is empty.")
-    index = tile_index(cases, spec)
-    reader = TileReader(cases, spec, index)
-    tiles = grain.MapDataset.range(len(index.cells)).seed(seed).shuffle().repeat()
-    return tiles.random_map(reader)[process_index::process_count]
+    if not len(tiles):
+        raise InputError("training needs at least one tile; the training split has none.")
+    if epochs is not None and epochs < 1:
+        raise InputError(f"epochs must be at least 1; got {epochs}. None is without end.")
+    reader = _Reader(tiles)
+    dataset = grain.MapDataset.range(len(tiles)).seed(seed).shuffle().repeat(epochs).random_map(reader)
+    if epochs is not None:
+        dataset = _filled(dataset, process_count, reader)
+    return dataset[process_index::process_count]
 
 
 class TrainBatches(Iterator[Batch]):
     """Batches of tiles with NumPy leaves; see `train_batches`."""
 
-    def __init__(self, tiles: grain.MapDataset, *, batch_size: int, workers: int = 0, threads: int = 4):
-        self._batches = tiles.batch(batch_size, drop_remainder=True, batch_fn=_stack)
+    def __init__(
+        self,
+        dataset: grain.MapDataset,
+        *,
+        batch_size: int,
+        workers: int = 0,
+        threads: int = 4,
+        max_fault_share: float = 0.01,
+        on_fault: Warn = _warn,
+        stall_s: float = STALL_S,
+    ):
+        if len(dataset) < _ENDLESS:
+            dataset = _filled(dataset, batch_size, None)
+        self._batches = dataset.batch(batch_size, drop_remainder=True, batch_fn=_read)
         self._workers = workers
         self._threads = threads
         self._next = 0
         self._iterator: grain.DatasetIterator | None = None
+        self._watchdog = Watchdog()
+        self._stall_s = stall_s
+        self.faults = FaultLog(max_share=max_fault_share, on_fault=on_fault)
 
     def __next__(self) -> Batch:
         if self._iterator is None:
             self._iterator = self._start()
-        arrays = next(self._iterator)
+        try:
+            arrays = self._watchdog.call(self._iterator.__next__, self._stall_s)
+        except TimeoutError:
+            self._iterator = None  # closing it would wait for what hangs
+            raise InputError(self._stalled()) from None
         self._next += 1
+        faults = arrays.pop("faults")
+        self.faults.add(tiles=arrays.pop("tiles"), faults=faults)
+        if not arrays:
+            raise InputError(
+                f"{faults[-1].message} No other tile could be read either: training cannot begin."
+            )
         return Batch(**arrays)
 
     def get_state(self) -> dict[str, Any]:
@@ -105,6 +160,7 @@ class TrainBatches(Iterator[Batch]):
 
     def close(self) -> None:
         """Stop threads and worker processes; the next batch starts new ones."""
+        self._watchdog.close()
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
@@ -121,14 +177,21 @@ class TrainBatches(Iterator[Batch]):
                 flags.FLAGS.mark_as_parsed()
             batches = batches.mp_prefetch(
                 grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2),
-                worker_init_fn=_start_worker,
+                worker_init_fn=start_worker,
             )
         return iter(batches)
 
+    def _stalled(self) -> str:
+        path, seconds = slowest_read()
+        where = f"{path}: has been read for {seconds:.0f} s" if path else "the files: none was read"
+        return (
+            f"{where}, and no batch came within {self._stall_s:.0f} s. The disk or the network share hangs, "
+            "or the file is damaged in a way that its reader cannot leave: check both, or leave the file out."
+        )
+
 
 def train_batches(
-    cases: Sequence[Case],
-    tiles: TileSpec,
+    tiles: Tiles,
     *,
     batch_size: int,
     seed: int,
@@ -136,12 +199,15 @@ def train_batches(
     threads: int = 4,
     process_index: int = 0,
     process_count: int = 1,
+    epochs: int | None = None,
+    max_fault_share: float = 0.01,
+    on_fault: Warn = _warn,
+    stall_s: float = STALL_S,
 ) -> TrainBatches:
-    """An endless iterator of training batches, the same for any number of workers and threads.
+    """An iterator of training batches, the same for any number of workers and threads.
 
     Args:
-        cases: the training split.
-        tiles: size, resolution and choice of the tiles.
+        tiles: where they come from.
         batch_size: tiles a batch in this process.
         seed: [0, 2**32) of the order and of the random places.
         workers: worker processes; 0 reads in threads of this process, which is enough where decoding
@@ -149,34 +215,108 @@ def train_batches(
         threads: reading threads in each process.
         process_index: this process among `process_count`, each with its own share of the tiles.
         process_count: processes that train together.
+        epochs: passes over the tiles. Every process gets the same number of batches; the last is filled
+            up with tiles that are not valid. None = without end.
+        max_fault_share: of tiles that may be unreadable, [0, 1]; held from 100 tiles on.
+        on_fault: called with a sentence, once for each unreadable file and reason.
+        stall_s: seconds without a batch after which reading is taken to hang.
 
     Returns:
-        Iterator of `Batch` (uint8 image, ground and label, all valid) with get_state and set_state.
+        Iterator of `Batch` (uint8 image, ground and label) with get_state and set_state. A tile that
+        cannot be read is replaced by one that is not valid and all IGNORED: the sequence never shifts.
 
     Raises:
-        InputError: no cases, no tissue, or a tile larger than its image.
+        InputError: no tiles; and from the iterator: too many faults, none readable, or reading hangs.
     """
     for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
         if value < least:
             raise InputError(f"{name} must be at least {least}; got {value}.")
-    dataset = tile_dataset(cases, tiles, seed=seed, process_index=process_index, process_count=process_count)
-    return TrainBatches(dataset, batch_size=batch_size, workers=workers, threads=threads)
+    share = {"process_index": process_index, "process_count": process_count}
+    return TrainBatches(
+        tile_dataset(tiles, seed=seed, epochs=epochs, **share),
+        batch_size=batch_size,
+        workers=workers,
+        threads=threads,
+        max_fault_share=max_fault_share,
+        on_fault=on_fault,
+        stall_s=stall_s,
+    )
 
 
-def _stack(tiles: Sequence[Tile]) -> Tile:
-    return {key: np.stack([tile[key] for tile in tiles]) for key in tiles[0]}
+class _Reader:
+    """Reads tiles, and makes blank ones of the same shape."""
+
+    def __init__(self, tiles: Tiles):
+        self._tiles = tiles
+        self._blank: Tile | None = None
+
+    def __call__(self, place: int, rng: np.random.Generator) -> Draw:
+        return Draw(reader=self, place=place, seed=int(rng.integers(1 << 63)))
+
+    def read(self, place: int, rng: np.random.Generator) -> Tile:
+        try:
+            return {**self._tiles.read(place, rng), "fault": None}
+        except InputError as error:
+            return {**self.blank(), "fault": fault_of(error, self._tiles.name(place))}
+
+    def blank(self) -> Tile:
+        """A tile that is not valid; without arrays where no tile can be read that tells their shape."""
+        if self._blank is None:
+            like = self._any()
+            if like is None:
+                return {"fault": None}
+            self._blank = {
+                "image": np.zeros_like(like["image"]),
+                "ground": np.full_like(like["ground"], Ground.IGNORED),
+                "label": np.zeros_like(like["label"]),
+                "valid": np.zeros((), bool),
+                "fault": None,
+            }
+        return self._blank
+
+    def _any(self) -> Tile | None:
+        count = len(self._tiles)
+        for place in np.linspace(0, count - 1, min(count, _PROBES)).astype(int).tolist():
+            try:
+                return self._tiles.read(place, np.random.default_rng(0))
+            except InputError:
+                continue
+        return None
 
 
-def _start_worker(worker: int, count: int) -> None:
-    """Ctrl-C is the main process's to handle; and a worker must not outlive it, even after SIGKILL."""
-    del worker, count
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        sentinel = parent.sentinel
-        threading.Thread(target=_leave_after, args=(sentinel,), daemon=True).start()
+def _filled(dataset: grain.MapDataset, multiple: int, reader: _Reader | None) -> grain.MapDataset:
+    """The dataset with blank tiles at its end until its length is a multiple."""
+    missing = -len(dataset) % multiple
+    if not missing:
+        return dataset
+    blank = grain.MapDataset.range(missing).map(functools.partial(_blank_draw, reader))
+    return grain.MapDataset.concatenate([dataset, blank])
 
 
-def _leave_after(sentinel: int, leave: Callable[[int], None] = os._exit) -> None:
-    multiprocessing.connection.wait([sentinel])
-    leave(1)
+def _blank_draw(reader: _Reader | None, number: int) -> Draw:
+    del number
+    return Draw(reader=reader, place=-1, seed=0)
+
+
+def _read(draws: Sequence[Draw]) -> dict[str, Any]:
+    """Arrays of a batch, its faults, and how many tiles were asked for; no arrays where no tile has any.
+
+    Each tile is copied into the batch before the next is read: memory that stays in use as long as one
+    tile does is faster than fresh memory for all of them.
+    """
+    faults: list[Fault] = []
+    arrays: dict[str, np.ndarray] = {}
+    asked = 0
+    for k, draw in enumerate(draws):
+        tile = draw.read()
+        if tile["fault"] is not None:
+            faults.append(tile["fault"])
+        asked += bool(tile.get("valid", False)) or tile["fault"] is not None
+        if not arrays and "image" in tile:
+            like = {key: ((len(draws), *tile[key].shape), tile[key].dtype) for key in _OUTSIDE}
+            arrays = _BUFFERS.arrays(like)
+            for key, outside in _OUTSIDE.items():
+                arrays[key][:k] = outside
+        for key in arrays:
+            arrays[key][k] = tile.get(key, _OUTSIDE[key])
+    return {**arrays, "faults": faults, "tiles": asked}

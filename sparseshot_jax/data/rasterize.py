@@ -1,10 +1,12 @@
 """Objects to pixels: exact at pixel centres, all objects of a window at once."""
 
+import dataclasses
+
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
 from sparseshot_jax.data import rings
-from sparseshot_jax.data.annotations import Annotations
+from sparseshot_jax.data.annotations import Annotations, Kind
 from sparseshot_jax.types import Window
 
 FILL_CHUNK = 1 << 22  # pixels written at once: bounds the index memory (8 bytes a pixel) on whole slides
@@ -32,63 +34,92 @@ def rasterize(annotations: Annotations, window: Window) -> Int32[np.ndarray, "h 
            [0, 0, 0, 0]], dtype=int32)
     """
     drawn = np.zeros((window.height, window.width), np.int32)
-    touching = annotations.touching(window)
-    touching = touching[~annotations.is_point[touching]]
-    if not len(touching):
-        return drawn
-    objects = annotations.take(touching)
-    # Pixel centres become whole numbers: row i is the line y = i.
-    xy = (objects.xy_px - (window.x_px, window.y_px)) / window.scale - 0.5
-    owner = np.repeat(np.arange(len(objects)), np.diff(objects.object_offsets))
-    owner = np.repeat(owner, np.diff(objects.ring_offsets))
-    starts, ends, owner = _spans(xy, xy[rings.following(objects.ring_offsets)], owner, drawn.shape)
-    _fill(drawn.reshape(-1), starts, ends, (touching + 1).astype(np.int32)[owner])
+    runs = covered(annotations, window)
+    fill(runs, (drawn, (runs.objects + 1).astype(np.int32)))
     return drawn
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Runs:
+    """Pixels that objects cover, as pieces of rows, sorted by object."""
+
+    starts: Int64[np.ndarray, "s"]  # first pixel of a piece in the flat window
+    ends: Int64[np.ndarray, "s"]  # one past its last
+    objects: Int64[np.ndarray, "s"]  # whose it is
+
+
+def covered(annotations: Annotations, window: Window) -> Runs:
+    """Which pixels of a window each object covers, by the rule of `rasterize`."""
+    touching = annotations.touching(window)
+    touching = touching[annotations.kind[touching] != Kind.POINT]
+    # The rings of one object follow each other: so do its vertices.
+    first, last = (annotations.object_offsets[touching + k] for k in (0, 1))
+    rings_each = last - first
+    which = first if (rings_each == 1).all() else rings.ranges(first, rings_each)
+    begin = annotations.ring_offsets[which]
+    lengths = annotations.ring_offsets[which + 1] - begin
+    offsets = rings.offsets_of(lengths)
+    xy = annotations.xy_px[rings.ranges(begin, lengths)]
+    # Pixel centres become whole numbers: row i is the line y = i.
+    x = (xy[:, 0] - window.x_px) / window.scale - 0.5
+    y = (xy[:, 1] - window.y_px) / window.scale - 0.5
+    owner = np.repeat(np.repeat(np.arange(len(touching)), rings_each), lengths)
+    starts, ends, owner = _spans(x, y, rings.following(offsets), owner, (window.height, window.width))
+    return Runs(starts=starts, ends=ends, objects=touching[owner])
+
+
 def _spans(
-    start: Float64[np.ndarray, "e 2"],
-    end: Float64[np.ndarray, "e 2"],
+    x: Float64[np.ndarray, "e"],
+    y: Float64[np.ndarray, "e"],
+    after: Int64[np.ndarray, "e"],
     owner: Int64[np.ndarray, "e"],
     shape: tuple[int, int],
 ) -> tuple[Int64[np.ndarray, "s"], Int64[np.ndarray, "s"], Int64[np.ndarray, "s"]]:
-    """Runs of covered pixels [start, end) in the flat image, with their object, sorted by object."""
+    """Runs of covered pixels [start, end) in the flat image, with their object, sorted by object.
+
+    Edge k goes from vertex k to vertex after[k].
+    """
     height, width = shape
+    end_y = y[after]
+    # An edge crosses row i iff upper y <= i < lower y: a vertex on a row counts once, a level edge never.
+    first = np.ceil(np.minimum(y, end_y).clip(0, height)).astype(np.int64)
+    counts = np.ceil(np.maximum(y, end_y).clip(0, height)).astype(np.int64) - first
+    crossed = np.flatnonzero(counts)
     # From the upper end to the lower one, whichever way the ring runs: the two owners of a shared edge
     # then compute the same crossing to the last bit.
-    down = (start[:, 1] <= end[:, 1])[:, None]
-    upper, lower = np.where(down, start, end), np.where(down, end, start)
-    # An edge crosses row i iff upper y <= i < lower y: a vertex on a row counts once, a level edge never.
-    first = np.ceil(np.clip(upper[:, 1], 0, height)).astype(np.int64)
-    last = np.ceil(np.clip(lower[:, 1], 0, height)).astype(np.int64)
-    crossed = np.flatnonzero(last > first)
-    counts = (last - first)[crossed]
-    row = rings.ranges(first[crossed], counts)
-    upper, lower = upper[crossed], lower[crossed]
-    slope = (lower[:, 0] - upper[:, 0]) / (lower[:, 1] - upper[:, 1])
+    end = after[crossed]
+    down = y[crossed] <= y[end]
+    upper, lower = np.where(down, crossed, end), np.where(down, end, crossed)
+    top, left = y[upper], x[upper]
+    slope = (x[lower] - left) / (y[lower] - top)
+    counts, first = counts[crossed], first[crossed]
     edge = np.repeat(np.arange(len(crossed)), counts)
-    x = upper[edge, 0] + (row - upper[edge, 1]) * slope[edge]
+    row = rings.ranges(first, counts)
     # Column j lies behind a crossing iff j >= x, hence from column ceil(x) on; `width` is past the end.
-    column = np.ceil(np.clip(x, 0, width)).astype(np.int64)
+    column = np.ceil((left[edge] + (row - top[edge]) * slope[edge]).clip(0, width)).astype(np.int64)
     # Every ring crosses a row an even number of times, so that sorted crossings pair up into runs.
-    key = np.sort((owner[crossed][edge] * height + row) * (width + 1) + column)
-    line, column = np.divmod(key, width + 1)
-    begin, stop = column[0::2], column[1::2]
-    line = line[0::2]
-    at = (line % height) * width
-    return at + begin, at + stop, line // height
+    key = ((owner[crossed] * height)[edge] + row) * (width + 1) + column
+    key = np.sort(key.astype(np.int32) if len(key) and key.max() < 1 << 31 else key).astype(np.int64)
+    line, begin = np.divmod(key[0::2], width + 1)
+    stop = key[1::2] - line * (width + 1)
+    owner, row = np.divmod(line, height)
+    at = row * width
+    return at + begin, at + stop, owner
 
 
-def _fill(
-    pixels: Int32[np.ndarray, "p"],
-    starts: Int64[np.ndarray, "s"],
-    ends: Int64[np.ndarray, "s"],
-    values: Int32[np.ndarray, "s"],
-) -> None:
-    """Write the runs in order; where runs overlap numpy keeps the last value assigned."""
-    lengths = ends - starts
+def fill(runs: Runs, *planes: tuple[np.ndarray, np.ndarray | int]) -> None:
+    """Write the runs in order into planes of the window; where runs overlap the last one stays.
+
+    Args:
+        runs: what to cover.
+        planes: each an array [h, w], contiguous, and a value for each run or one for all.
+    """
+    lengths = runs.ends - runs.starts
     done = np.cumsum(lengths)
     cuts = np.searchsorted(done, np.arange(0, done[-1] if len(done) else 0, FILL_CHUNK), "right")
     for low, high in zip(cuts, [*cuts[1:], len(lengths)]):
         run = lengths[low:high]
-        pixels[rings.ranges(starts[low:high], run)] = np.repeat(values[low:high], run)
+        pixels = rings.ranges(runs.starts[low:high], run)
+        for plane, values in planes:
+            each = np.repeat(values[low:high], run) if isinstance(values, np.ndarray) else values
+            plane.reshape(-1)[pixels] = each

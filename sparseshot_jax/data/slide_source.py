@@ -1,21 +1,25 @@
-"""Whole slides, each with a QuPath GeoJSON of a few marked objects."""
+"""Whole slides, each with a file of a few marked objects, in any known format."""
 
 import dataclasses
 import glob
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from sparseshot_jax.data.annotation_files import MARK_SUFFIXES, annotation_file
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.cases import Case, Splits
-from sparseshot_jax.data.formats.geojson import read_geojson
+from sparseshot_jax.data.formats import format_of, read_annotations
+from sparseshot_jax.data.formats.label_map import read_label_map
 from sparseshot_jax.data.labels import LabelSpec, check_classes, wanted
 from sparseshot_jax.data.placement import inside
-from sparseshot_jax.data.slides import Slide, open_slide
+from sparseshot_jax.data.slides import FileSlide, open_slide
 from sparseshot_jax.data.sparsify import nested_subset, spatial_holdout, without
 from sparseshot_jax.errors import InputError
 
-SUFFIXES = (".geojson", ".geojson.gz", ".json", ".json.gz")
+_THREADS = 8  # that open slides: on a network share most of the time is waiting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,8 +33,12 @@ class SlideSource:
     """
 
     slides: tuple[str, ...] = ()  # paths; * and ? are expanded
-    annotations: str = ""  # folder of STEM.geojson[.gz] or .json; "" = beside each slide
-    truth: str = ""  # folder of dense STEM.geojson[.gz]; "" = none. For measuring, never for training
+    annotations: str = ""  # folder of STEM.geojson, .xml, .csv ... (docs/formats.md); "" = beside each slide
+    truth: str = ""  # folder of the same with dense marks; "" = none. For measuring, never for training
+    coords: Literal["level0", "bounds"] = (
+        "level0"  # where annotations count from: the slide's corner, or that
+    )
+    # of its scanned part (openslide.bounds-x and -y: MRXS and the like)
     mpp: float | None = None  # micrometres a level-0 pixel; None = as the file says
     keep: float = 1.0  # share of the marked objects that is used at all, (0, 1]
     hold_out: float = 0.2  # share of those kept from training, [0, 1)
@@ -40,16 +48,18 @@ class SlideSource:
         """See `Source.load`."""
         paths = self._paths()
         train, validation, test, notes = [], [], [], []
-        for path in paths:
-            slide = open_slide(path, mpp=self.mpp)
-            case, found = self._case(path, slide, labels, seed)
-            notes += found
-            train.append(case)
-            if case.held_out is not None:
-                validation.append(case)
-            if self.truth:
-                dense = self._read(path, slide, labels, self.truth, "data.truth")
-                test.append(dataclasses.replace(case, truth=dense, held_out=None))
+        with ThreadPoolExecutor(_THREADS) as threads:
+            try:
+                for case, dense, found in threads.map(lambda path: self._load(path, labels, seed), paths):
+                    notes += found
+                    train.append(case)
+                    if case.held_out is not None:
+                        validation.append(case)
+                    if dense is not None:
+                        test.append(dataclasses.replace(case, truth=dense, held_out=None))
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
         if self.truth:
             notes.append(
                 "The test part is the training slides themselves, with their dense truth: it measures how "
@@ -72,7 +82,7 @@ class SlideSource:
                     f"{entry}: no such slide. data.slides must be paths or patterns of files; check "
                     "the name and the folder."
                 )
-            paths.update(dict.fromkeys(p for p in found if not p.name.endswith(SUFFIXES)))
+            paths.update(dict.fromkeys(p for p in found if not p.name.lower().endswith(MARK_SUFFIXES)))
         if not paths:
             raise InputError("data.slides must name at least one slide. Try slides=('slide.svs',).")
         stems = [path.stem for path in paths]
@@ -81,7 +91,14 @@ class SlideSource:
             raise InputError(f"data.slides: slides need distinct names; {', '.join(twice)} is not.")
         return list(paths)
 
-    def _case(self, path: Path, slide: Slide, labels: LabelSpec, seed: int) -> tuple[Case, list[str]]:
+    def _load(self, path: Path, labels: LabelSpec, seed: int) -> tuple[Case, Annotations | None, list[str]]:
+        """The case, its dense truth, and what there is to say."""
+        slide = open_slide(path, mpp=self.mpp)
+        case, notes = self._case(path, slide, labels, seed)
+        dense = self._read(path, slide, labels, self.truth, "data.truth") if self.truth else None
+        return case, dense, notes
+
+    def _case(self, path: Path, slide: FileSlide, labels: LabelSpec, seed: int) -> tuple[Case, list[str]]:
         if slide.mpp is None:
             raise InputError(
                 f"{path}: the file does not say how large a pixel is. Set data.mpp to the micrometres "
@@ -107,17 +124,22 @@ class SlideSource:
         )
         return case, notes
 
-    def _read(self, path: Path, slide: Slide, labels: LabelSpec, folder: str, field: str) -> Annotations:
+    def _read(self, path: Path, slide: FileSlide, labels: LabelSpec, folder: str, field: str) -> Annotations:
         where = Path(folder) if folder else path.parent
-        candidates = [where / (path.stem + suffix) for suffix in SUFFIXES]
-        found = next((c for c in candidates if c.is_file()), None)
+        beside = where.resolve() == path.parent.resolve()
+        found = annotation_file(path.stem, where, label_maps=not beside)
         if found is None:
             raise InputError(
-                f"{path}: no annotations. Expected {candidates[0]} (or .geojson.gz, .json, .json.gz). "
-                f"Export the slide's annotations from QuPath under that name, or set {field}."
+                f"{path}: no annotations. Expected {where / path.stem}.geojson, or one of "
+                f"{', '.join(MARK_SUFFIXES)}. Export the slide's annotations under that name, or set {field}."
             )
-        read = read_geojson(found)
+        if format_of(found) == "label_map":
+            read = read_label_map(found, class_name=labels.names[0])
+        else:
+            read = read_annotations(found)
         check_classes(read, labels)
+        if self.coords == "bounds" and slide.bounds is not None:
+            read = read.transformed(dx=float(slide.bounds[0]), dy=float(slide.bounds[1]))
         return read
 
     def _thin(

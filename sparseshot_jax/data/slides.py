@@ -2,6 +2,8 @@
 
 import math
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -10,6 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from sparseshot_jax.data.backends import BACKENDS, FAILURES, Opened
+from sparseshot_jax.data.handles import HANDLES
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Window
 
@@ -17,6 +20,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 
 # A window that departs from a level's grid by less (in level pixels) is read without resampling.
 _EXACT_PX = 1e-3
+
+_READING: dict[int, tuple[str, float]] = {}  # what each thread of this process reads, and since when
 
 
 @runtime_checkable
@@ -53,6 +58,13 @@ class _Pyramid:
 
     def _open(self) -> Opened:
         raise NotImplementedError
+
+    def _reopened(self) -> Opened:
+        """A handle of the caller's own."""
+        return self._open()
+
+    def _drop(self) -> None:
+        """Keep no handle that has failed."""
 
     def read(self, window: Window) -> UInt8[np.ndarray, "h w 3"]:
         """RGB pixels of a window, from the coarsest level that is at least as fine; white outside.
@@ -100,19 +112,35 @@ class _Pyramid:
         y0, y1 = max(y, 0), min(y + height, level_height)
         if x0 >= x1 or y0 >= y1:
             return np.full((height, width, 3), 255, np.uint8)
-        try:
-            inside = self._open().read(level, x0, y0, x1 - x0, y1 - y0)
-        except FAILURES as error:
-            raise InputError(
-                f"{self.path}: level {level}, x {x0}..{x1}, y {y0}..{y1} (pixels of that level) "
-                f"cannot be read: {_first_line(error)}. The file is damaged or incomplete: "
-                "copy or export it again."
-            ) from error
+        inside = self._stored(level, x0, y0, x1 - x0, y1 - y0)
         if inside.shape == (height, width, 3):
             return inside
         canvas = np.full((height, width, 3), 255, np.uint8)
         canvas[y0 - y : y1 - y, x0 - x : x1 - x] = inside
         return canvas
+
+    def _stored(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """Pixels inside a level; tried again with a new handle before the file is called damaged.
+
+        OpenSlide refuses every read after one that failed, from other threads too: without the second
+        attempt, what can be read would depend on what was read before.
+        """
+        thread = threading.get_ident()
+        _READING[thread] = self.path, time.monotonic()
+        try:
+            return self._open().read(level, x, y, width, height)
+        except FAILURES:
+            self._drop()
+        finally:
+            _READING.pop(thread, None)
+        try:
+            return self._reopened().read(level, x, y, width, height)
+        except FAILURES as error:
+            raise InputError(
+                f"{self.path}: level {level}, x {x}..{x + width}, y {y}..{y + height} (pixels of that "
+                f"level) cannot be read: {_first_line(error)}. The file is damaged or incomplete: copy "
+                "or export it again."
+            ) from error
 
 
 class ArraySlide(_Pyramid):
@@ -135,26 +163,38 @@ class FileSlide(_Pyramid):
 
     def __init__(self, path: str, backend: str, mpp: float | None = None):
         self._backend = backend
-        # A handle a process. After a fork the parent's stays here unused: destroying it could wait
-        # for threads that a fork does not copy. There is no lock, since a fork may copy
-        # a held one; two threads that race open the file twice, and one handle is dropped.
-        self._handles: dict[int, Opened] = {}
-        self._describe(path, self._open(path), mpp)
+        self.path = path
+        opened = BACKENDS[backend](path)
+        self.bounds = opened.bounds  # x, y, width, height of the scanned part; None = all, or unknown
+        self._describe(path, opened, mpp)
+        HANDLES.put((path, backend), opened)
 
-    def _open(self, path: str | None = None) -> Opened:
-        handle = self._handles.get(os.getpid())
+    def close(self) -> None:
+        """Keep the file open no longer in this process; a later read opens it again."""
+        HANDLES.drop((self.path, self._backend))
+
+    def _open(self) -> Opened:
+        # Threads that race open the file twice, and one handle is dropped.
+        handle = HANDLES.get((self.path, self._backend))
         if handle is None:
-            handle = BACKENDS[self._backend](path or self.path)
-            if path is None and handle.level_sizes != self._sizes:
-                raise InputError(
-                    f"{self.path}: has other levels than when it was opened: it was replaced, or a "
-                    "forked process cannot read this format. Open it again, or spawn the process."
-                )
-            self._handles[os.getpid()] = handle
-        return handle
+            handle = BACKENDS[self._backend](self.path)
+            HANDLES.put((self.path, self._backend), handle)
+        return self._same(handle)
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_handles": {}}
+    def _reopened(self) -> Opened:
+        return self._same(BACKENDS[self._backend](self.path))
+
+    def _drop(self) -> None:
+        self.close()
+
+    def _same(self, handle: Opened) -> Opened:
+        if handle.level_sizes != self._sizes:
+            self.close()
+            raise InputError(
+                f"{self.path}: has other levels than when it was opened: it was replaced, or a forked "
+                "process cannot read this format. Open it again, or spawn the process."
+            )
+        return handle
 
     def __repr__(self) -> str:
         return f"FileSlide({self.path!r}, {self.width} x {self.height}, mpp {self.mpp})"
@@ -194,6 +234,12 @@ def open_slide(path: str | os.PathLike[str], *, mpp: float | None = None) -> Fil
         "If it is a slide, copy or export it again; if it is another format, convert it to a "
         "pyramidal TIFF."
     )
+
+
+def slowest_read() -> tuple[str, float]:
+    """Path and seconds so far of the read in this process that began first; "" = none goes on."""
+    path, began = min(_READING.copy().values(), key=lambda read: read[1], default=("", 0.0))
+    return path, time.monotonic() - began
 
 
 def _downsample(full: tuple[int, int], size: tuple[int, int]) -> float:

@@ -9,9 +9,13 @@ from jaxtyping import Bool, Float64, UInt8
 from scipy import ndimage
 
 from sparseshot_jax.data.slides import Slide
+from sparseshot_jax.data.tissue_cache import cache_key, load_mask, save_mask
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Window
 
+VERSION = (
+    1  # of what `tissue_mask` finds: raise it with any change of the result, and kept masks are not used
+)
 _BLOCK_PX = 128  # mask pixels read at once, so that a slide without coarse levels stays in memory
 _GLASS_SATURATION = 25.0  # of 255: a threshold outside these two does not tell glass from stain
 _STAIN_SATURATION = 110.0
@@ -50,7 +54,7 @@ def tissue_mask(slide: Slide, *, um_per_pixel: float = 16.0) -> TissueMask:
     Otsu's threshold lies midway between glass and strong stain; the one used lies halfway down from
     it to the glass, since tissue lost costs more than glass kept. All of an image counts as tissue
     where it is a crop that somebody chose (narrower than 500 um), and where its saturations are not
-    of two kinds, glass and stain.
+    of two kinds, glass and stain. The mask of a file is kept on disk (see `tissue_cache`).
 
     Args:
         slide: any slide; without a known mpp, 0.5 is assumed.
@@ -64,18 +68,29 @@ def tissue_mask(slide: Slide, *, um_per_pixel: float = 16.0) -> TissueMask:
     mpp = slide.mpp or _DEFAULT_MPP
     scale = max(1.0, um_per_pixel / mpp)
     shape = (math.ceil(slide.height / scale), math.ceil(slide.width / scale))
-    everything = TissueMask(mask=np.ones(shape, bool), scale=scale)
     if min(slide.width, slide.height) * mpp < _CROP_UM:
-        return everything
+        return TissueMask(mask=np.ones(shape, bool), scale=scale)
+    key = cache_key(slide.path, VERSION, um_per_pixel, slide.mpp, shape)
+    kept = load_mask(key) if key else None
+    if kept is not None and kept.shape == shape:
+        return TissueMask(mask=kept, scale=scale)
+    found = _tissue(slide, scale, mpp)
+    if key:
+        save_mask(key, found)
+    return TissueMask(mask=found, scale=scale)
+
+
+def _tissue(slide: Slide, scale: float, mpp: float) -> Bool[np.ndarray, "h w"]:
+    """True where tissue is; everywhere, where it cannot be told from glass."""
     saturation = _saturation(slide, scale)
     threshold = otsu(saturation)
     if not _has_glass(saturation, threshold):
-        return everything
+        return np.ones_like(saturation, bool)
     glass = float(np.median(saturation[saturation <= threshold]))
     speck = max(1.0, _SPECK_UM2 / (scale * mpp) ** 2)
     tissue = _without_specks(saturation > (glass + threshold) / 2.0, speck)
     tissue = ~_without_specks(~tissue, speck)
-    return TissueMask(mask=tissue, scale=scale) if tissue.any() else everything
+    return tissue if tissue.any() else np.ones_like(tissue)
 
 
 def otsu(values: UInt8[np.ndarray, "h w"]) -> float:

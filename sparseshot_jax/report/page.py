@@ -68,17 +68,17 @@ def write_report(
         run, results = {"this run": evaluation}, tables.results_table(evaluation)
         sections += [
             _tiles(evaluation),
-            _section("Results", f"<div class='beside'>{results.html()}{_scores(run)}</div>"),
+            section("Results", f"<div class='beside'>{results.html()}{_scores(run)}</div>"),
         ]
     if held_out is not None:
         measures = tables.mapping_table(held_out, ("Measure", "Value"))
-        sections.append(_section("Held-out marks", measures.html()))
+        sections.append(section("Held-out marks", measures.html()))
     sections += [
-        _section("Training", _charts(figures.training_charts(rows))),
+        section("Training", _charts(figures.training_charts(rows))),
         _panels(panels),
         _config({"All fields": config} if config else {}),
     ]
-    _write(path, title, "".join(sections), versions)
+    write_page(path, title, "".join(sections), versions)
 
 
 def write_comparison(
@@ -114,12 +114,12 @@ def write_comparison(
     compared = tables.comparison_table(evaluations, measure=measure, baseline=baseline)
     sections = [
         _notes([*notes, *([] if evaluations else [NO_EVALUATION])]),
-        _section("Results", compared.html() + _scores(evaluations)) if evaluations else "",
+        section("Results", compared.html() + _scores(evaluations)) if evaluations else "",
         _panels(panels),
-        _section("Training", _charts(figures.comparison_charts(logs))),
+        section("Training", _charts(figures.comparison_charts(logs))),
         _config(configs or {}),
     ]
-    _write(path, title, "".join(sections), versions)
+    write_page(path, title, "".join(sections), versions)
 
 
 def _notes(notes: Sequence[str]) -> str:
@@ -167,7 +167,7 @@ def _panels(rows: Sequence[Panel]) -> str:
         shown = panels.pictures(panel)
         across = len(shown) if len(shown) <= 5 else 3
         columns = "".join(
-            f"<figure><img alt='{html.escape(title, quote=True)}' src='{_jpeg(picture)}'>"
+            f"<figure><img alt='{html.escape(title, quote=True)}' src='{jpeg_data(picture)}'>"
             f"<figcaption>{html.escape(_column_title(panel, title))}</figcaption></figure>"
             for title, picture in shown.items()
         )
@@ -176,7 +176,7 @@ def _panels(rows: Sequence[Panel]) -> str:
             f"<div class='panel'>{heading}"
             f"<div class='pictures' style='--across: {across}'>{columns}</div></div>"
         )
-    return _section("Images", "".join(parts))
+    return section("Images", "".join(parts))
 
 
 def _column_title(panel: Panel, title: str) -> str:
@@ -189,16 +189,24 @@ def _config(configs: Mapping[str, Mapping]) -> str:
         f"{tables.mapping_table(config, ('Field', 'Value')).html()}</details>"
         for name, config in configs.items()
     )
-    return _section("Configuration", folded)
+    return section("Configuration", folded)
 
 
-def _section(heading: str, content: str) -> str:
+def section(heading: str, content: str) -> str:
+    """A part of a page under its heading; `content` is HTML."""
     """A section under its heading; nothing where there is nothing to show."""
     return f"<section><h2>{html.escape(heading)}</h2>{content}</section>" if content else ""
 
 
-def _write(path: str | os.PathLike[str], title: str, body: str, versions: Mapping[str, str]) -> None:
-    style = importlib.resources.files("sparseshot_jax.report").joinpath("page.css").read_text("utf-8")
+def write_page(
+    path: str | os.PathLike[str], title: str, body: str, versions: Mapping[str, str], style: str = ""
+) -> None:
+    """Write a self-contained page: HTML of its body, with `style` added to the style of all pages.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    style += importlib.resources.files("sparseshot_jax.report").joinpath("page.css").read_text("utf-8")
     used = ", ".join(f"{name} {version}" for name, version in versions.items())
     name = html.escape(title)
     text = (
@@ -220,7 +228,8 @@ def _write(path: str | os.PathLike[str], title: str, body: str, versions: Mappin
         raise InputError(f"{path}: the report cannot be written ({error}). Try another folder.") from error
 
 
-def _jpeg(picture: np.ndarray) -> str:
+def jpeg_data(picture: np.ndarray) -> str:
+    """A picture [h, w, 3] as the address of an image element."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=88, subsampling=0)
     return _data(buffer.getvalue(), "jpeg")

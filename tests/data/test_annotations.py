@@ -184,3 +184,18 @@ def test_boxes_keep_their_kind_and_extent():
     np.testing.assert_array_equal(mixed.kind, [Kind.BOX, Kind.BOX, Kind.POINT])
     np.testing.assert_array_equal(mixed.take(np.array([2, 0])).kind, [Kind.POINT, Kind.BOX])
     np.testing.assert_array_equal(mixed.discs(2.0).kind, [Kind.BOX, Kind.BOX, Kind.POLYGON])
+
+
+def test_a_pickled_copy_carries_nothing_computed():
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 100, (2000, 2))
+    marks = Annotations.from_boxes(np.hstack([corner, corner + 4]), "cell")
+    size = len(pickle.dumps(marks))
+    window = Window(x_px=20, y_px=20, width=9, height=9)
+    touching = marks.touching(window)
+    assert len(marks.areas_px) == len(marks.nesting[0]) == 2000
+    assert len(pickle.dumps(marks)) == size
+    again = pickle.loads(pickle.dumps(marks))
+    np.testing.assert_array_equal(again.touching(window), touching)
+    np.testing.assert_array_equal(again.bounds_px, marks.bounds_px)
+    assert again.nbytes == marks.nbytes < size

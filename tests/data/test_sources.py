@@ -8,12 +8,21 @@ import pytest
 from PIL import Image
 
 from sparseshot_jax.data.annotations import Annotations
+from sparseshot_jax.data.backends import BACKENDS
 from sparseshot_jax.data.cases import read_whole, truth_instances, whole_window
+from sparseshot_jax.data.formats import FORMATS
+from sparseshot_jax.data.formats.format import Picture
 from sparseshot_jax.data.formats.geojson import write_geojson
 from sparseshot_jax.data.labels import LabelSpec, draw_targets, wanted
 from sparseshot_jax.data.pyramid import write_pyramid
 from sparseshot_jax.data.rasterize import rasterize
-from sparseshot_jax.data.sources import SOURCES, FolderSource, SlideSource, SyntheticSource
+from sparseshot_jax.data.sources import (
+    SOURCES,
+    FolderSource,
+    SlideSource,
+    SyntheticSource,
+    TfdsSource,
+)
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Ground, Window
 
@@ -55,7 +64,7 @@ def source(root, **fields):
 
 
 def test_registered():
-    assert set(SOURCES.values()) == {FolderSource, SlideSource, SyntheticSource}
+    assert set(SOURCES.values()) == {FolderSource, SlideSource, SyntheticSource, TfdsSource}
 
 
 def test_folder_of_label_maps(folder):
@@ -346,6 +355,69 @@ def test_no_wanted_object_in_any_file(slide):
         SlideSource(slides=(str(slide),)).load(
             LabelSpec(classes=("stroma",), unused=("tumour", "lymphocyte")), 0
         )
+
+
+@pytest.mark.parametrize("name", ["asap", "imagescope", "coco", "geojson"])
+def test_marks_in_any_format(tmp_path, name):
+    write_slide(tmp_path / "s.tiff")
+    marks = Annotations.from_polygons(squares([[10, 20], [100, 90], [300, 20]]), "tumour")
+    form = FORMATS[name]
+    form.write(tmp_path / f"s{form.suffixes[0]}", marks, Picture(name="s.tiff", width=600, height=400))
+    splits = SlideSource(slides=(str(tmp_path / "*"),), hold_out=0.0).load(SLIDE_LABELS, 0)
+    (case,) = splits.train
+    np.testing.assert_allclose(case.given.bounds_px, marks.bounds_px, atol=1e-3)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "s.tiff").rename(tmp_path / "images/s.tiff")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / f"s{form.suffixes[0]}").rename(tmp_path / f"annotations/s{form.suffixes[0]}")
+    (case,) = FolderSource(root=str(tmp_path), mpp=0.5).load(SLIDE_LABELS, 0).train
+    np.testing.assert_allclose(case.given.bounds_px, marks.bounds_px, atol=1e-3)
+
+
+def test_label_maps_of_slides_lie_in_a_folder_of_their_own(tmp_path):
+    write_slide(tmp_path / "s.tiff", width=40, height=30)
+    save_label_map(tmp_path / "s.png", label_map())
+    with pytest.raises(InputError, match="no annotations"):  # beside it, it may be any picture
+        SlideSource(slides=(str(tmp_path / "s.tiff"),)).load(SLIDE_LABELS, 0)
+    save_label_map(tmp_path / "maps/s.png", label_map())
+    source = SlideSource(slides=(str(tmp_path / "s.tiff"),), annotations=str(tmp_path / "maps"), hold_out=0.0)
+    assert len(source.load(SLIDE_LABELS, 0).train[0].given) == 8
+
+
+def test_several_annotation_files_of_one_slide(slide):
+    slide.with_name("one.xml").write_text("<ASAP_Annotations/>")
+    with pytest.raises(InputError, match=r"one annotation file; one has one\.geojson, one\.xml"):
+        SlideSource(slides=(str(slide),)).load(SLIDE_LABELS, 0)
+
+
+def test_coordinates_from_the_corner_of_the_scanned_part(slide, monkeypatch):
+    plain = SlideSource(slides=(str(slide),), hold_out=0.0)
+    (level0,) = plain.load(SLIDE_LABELS, 0).train
+    assert level0.slide.bounds is None
+    moved = dataclasses.replace(plain, coords="bounds")
+    np.testing.assert_array_equal(moved.load(SLIDE_LABELS, 0).train[0].given.xy_px, level0.given.xy_px)
+    opened = BACKENDS["fastslide"]
+
+    def scanned(path):
+        return dataclasses.replace(opened(path), bounds=(30, 7, 500, 380))
+
+    monkeypatch.setitem(BACKENDS, "fastslide", scanned)
+    (case,) = moved.load(SLIDE_LABELS, 0).train
+    np.testing.assert_allclose(case.given.xy_px, level0.given.xy_px + np.array([30, 7]))
+    np.testing.assert_array_equal(plain.load(SLIDE_LABELS, 0).train[0].given.xy_px, level0.given.xy_px)
+
+
+def test_many_slides_open_in_threads_in_their_order(tmp_path):
+    for k in range(20):
+        write_slide(tmp_path / f"{k:02}.tiff", width=64 + k, height=64)
+        write_geojson(tmp_path / f"{k:02}.geojson", Annotations.from_polygons(squares([[5, 5]]), "tumour"))
+    source = SlideSource(slides=(str(tmp_path / "*.tiff"),), hold_out=0.0)
+    splits = source.load(SLIDE_LABELS, 0)
+    assert [case.slide.width for case in splits.train] == list(range(64, 84))
+    (tmp_path / "07.geojson").unlink()
+    (tmp_path / "12.geojson").write_text("{")
+    with pytest.raises(InputError, match=r"07\.tiff: no annotations"):  # the first in order
+        source.load(SLIDE_LABELS, 0)
 
 
 def test_synthetic_slides_are_drawn_once(tmp_path):

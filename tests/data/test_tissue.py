@@ -1,12 +1,22 @@
 """Tissue and glass."""
 
+import os
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from sparseshot_jax.data.slides import ArraySlide, open_slide
 from sparseshot_jax.data.tissue import TissueMask, otsu, tissue_mask
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Window
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Masks are kept here and not in the home folder."""
+    monkeypatch.setenv("SPARSESHOT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "tissue"
 
 
 def _disc(side=1600, radius=500, speck=False):
@@ -82,3 +92,75 @@ def test_a_scanner_file(shared_data):
     assert 0.25 < mask.mean() < 0.55
     assert not mask[:20, :15].any()  # glass in the corner
     assert mask[70:90, 25:50].mean() > 0.9  # dermis
+
+
+class Counted:
+    """A slide that counts its reads."""
+
+    def __init__(self, path, mpp=0.5):
+        self._slide = open_slide(path, mpp=mpp)
+        self.reads = 0
+
+    def __getattr__(self, name):
+        return getattr(self._slide, name)
+
+    def read(self, window):
+        self.reads += 1
+        return self._slide.read(window)
+
+
+@pytest.fixture
+def disc(tmp_path):
+    Image.fromarray(_disc()[0]).save(tmp_path / "disc.png", compress_level=1)
+    return tmp_path / "disc.png"
+
+
+def _found(path, *, reads, **options):
+    """The mask, found by reading the slide or not."""
+    slide = Counted(path, options.pop("mpp", 0.5))
+    mask = tissue_mask(slide, **options)
+    assert (slide.reads > 0) == reads
+    return mask
+
+
+def test_a_mask_is_kept_until_the_file_or_a_setting_changes(disc, folder):
+    first = _found(disc, reads=True)
+    again = _found(disc, reads=False)
+    np.testing.assert_array_equal(again.mask, first.mask)
+    assert again.scale == first.scale
+    assert [path.suffix for path in folder.iterdir()] == [".npz"]  # and nothing half written
+    _found(disc, reads=True, um_per_pixel=20.0)
+    _found(disc, reads=True, mpp=0.7)
+    _found(disc, reads=False)
+    status = disc.stat()
+    os.utime(disc, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    _found(disc, reads=True)
+    _found(disc, reads=False)
+
+
+def test_another_version_finds_anew(disc, monkeypatch):
+    _found(disc, reads=True)
+    monkeypatch.setattr("sparseshot_jax.data.tissue.VERSION", -1)
+    _found(disc, reads=True)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no mask", None])
+def test_a_broken_mask_is_found_anew(disc, folder, damage):
+    want = _found(disc, reads=True).mask
+    (kept,) = folder.iterdir()
+    data = kept.read_bytes()
+    kept.write_bytes(data[: len(data) // 2] if damage is None else damage)
+    np.testing.assert_array_equal(_found(disc, reads=True).mask, want)
+    _found(disc, reads=False)
+
+
+def test_a_folder_that_cannot_be_written_to_is_passed_over(disc, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SPARSESHOT_CACHE", str(tmp_path / "file"))
+    for _ in range(2):
+        assert _found(disc, reads=True).mask.any()
+
+
+def test_an_image_in_memory_leaves_nothing(folder):
+    tissue_mask(ArraySlide(_disc()[0], 0.5))
+    assert not folder.exists()
