@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Int32, UInt8
 
 from sparseshot_jax.data.annotations import Annotations
-from sparseshot_jax.data.rasterize import covered, fill, rasterize
+from sparseshot_jax.data.rasterize import fill, rasterize
+from sparseshot_jax.data.run_table import RunCache
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Ground, Window
 
@@ -154,21 +155,23 @@ class TargetMaps:
         role = roles(shapes, spec)
         labels = label_ids(shapes, spec)
         # Class id of each object, or the one id of all; 0 for what is not wanted.
-        self._layers: list[tuple[Role, Annotations, np.ndarray | int]] = []
+        self._layers: list[tuple[Role, Annotations, RunCache, np.ndarray | int]] = []
         for one in _GROUND:
             chosen = role == one
             if chosen.any():
                 ids = labels[chosen].astype(np.uint8)
-                self._layers.append((one, shapes.take(chosen), int(ids[0]) if (ids == ids[0]).all() else ids))
+                layer = shapes.take(chosen)
+                single = bool((ids == ids[0]).all())
+                self._layers.append((one, layer, RunCache(layer), int(ids[0]) if single else ids))
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(shapes.nbytes for _, shapes, _ in self._layers)
+        return sum(cache.nbytes for _, _, cache, _ in self._layers)
 
     def objects(self) -> Annotations:
         """The wanted objects as polygons."""
-        for role, shapes, _ in self._layers:
+        for role, shapes, _, _ in self._layers:
             if role == Role.OBJECT:
                 return shapes
         return Annotations.empty()
@@ -177,8 +180,8 @@ class TargetMaps:
         """`Ground` codes and class ids (0 outside objects) of a window."""
         ground = np.zeros((window.height, window.width), np.uint8)
         label = np.zeros_like(ground)
-        for role, shapes, ids in self._layers:
-            runs = covered(shapes, window)
+        for role, _, cache, ids in self._layers:
+            runs = cache.covered(window)
             if isinstance(ids, np.ndarray):
                 ids = ids[runs.objects]
             fill(runs, (ground, int(_GROUND[role])), (label, ids))

@@ -67,11 +67,7 @@ class Draw:
     seed: int  # of the tile's own random numbers
 
     def read(self) -> Tile:
-        """The tile, and under `fault` why it is blank where it could not be read (None = it was).
-
-        A tile that fills up the end, or that could not be read, is not valid; it has no arrays where no
-        other tile tells their shape.
-        """
+        """The tile (blank: no arrays where none tells their shape); `fault` = why it could not be read."""
         if self.reader is None:
             return {"fault": None}
         if self.place < 0:

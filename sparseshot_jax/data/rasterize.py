@@ -60,12 +60,24 @@ def covered(annotations: Annotations, window: Window) -> Runs:
     lengths = annotations.ring_offsets[which + 1] - begin
     offsets = rings.offsets_of(lengths)
     xy = annotations.xy_px[rings.ranges(begin, lengths)]
-    # Pixel centres become whole numbers: row i is the line y = i.
-    x = (xy[:, 0] - window.x_px) / window.scale - 0.5
-    y = (xy[:, 1] - window.y_px) / window.scale - 0.5
+    # Pixel centres become whole numbers, counted from the image's corner and not from the window's: the
+    # pixels of an object are the same, to the last bit, in all windows of one grid.
+    (column, row), (right, down) = grid_place(window)
+    x = xy[:, 0] / window.scale - (0.5 + right)
+    y = xy[:, 1] / window.scale - (0.5 + down)
     owner = np.repeat(np.repeat(np.arange(len(touching)), rings_each), lengths)
-    starts, ends, owner = _spans(x, y, rings.following(offsets), owner, (window.height, window.width))
+    frame = row, column, window.height, window.width
+    starts, ends, owner = _spans(x, y, rings.following(offsets), owner, frame)
     return Runs(starts=starts, ends=ends, objects=touching[owner])
+
+
+def grid_place(window: Window) -> tuple[tuple[int, int], tuple[float, float]]:
+    """Column and row of a window's corner in the grid of its pixels, and what is left over, x and y."""
+    place = [origin / window.scale for origin in (window.x_px, window.y_px)]
+    whole = [round(p) for p in place]
+    # A window at a whole pixel times the scale is rounded: that much is not meant.
+    left = [p - k if abs(p - k) > 1e-6 else 0.0 for p, k in zip(place, whole)]
+    return (whole[0], whole[1]), (left[0], left[1])
 
 
 def _spans(
@@ -73,17 +85,19 @@ def _spans(
     y: Float64[np.ndarray, "e"],
     after: Int64[np.ndarray, "e"],
     owner: Int64[np.ndarray, "e"],
-    shape: tuple[int, int],
+    frame: tuple[int, int, int, int],
 ) -> tuple[Int64[np.ndarray, "s"], Int64[np.ndarray, "s"], Int64[np.ndarray, "s"]]:
     """Runs of covered pixels [start, end) in the flat image, with their object, sorted by object.
 
-    Edge k goes from vertex k to vertex after[k].
+    Edge k goes from vertex k to vertex after[k]. The frame is the first row and column of the window,
+    its height and its width.
     """
-    height, width = shape
+    first_row, first_column, height, width = frame
     end_y = y[after]
     # An edge crosses row i iff upper y <= i < lower y: a vertex on a row counts once, a level edge never.
-    first = np.ceil(np.minimum(y, end_y).clip(0, height)).astype(np.int64)
-    counts = np.ceil(np.maximum(y, end_y).clip(0, height)).astype(np.int64) - first
+    rows = first_row, first_row + height
+    first = np.ceil(np.minimum(y, end_y).clip(*rows)).astype(np.int64)
+    counts = np.ceil(np.maximum(y, end_y).clip(*rows)).astype(np.int64) - first
     crossed = np.flatnonzero(counts)
     # From the upper end to the lower one, whichever way the ring runs: the two owners of a shared edge
     # then compute the same crossing to the last bit.
@@ -96,9 +110,10 @@ def _spans(
     edge = np.repeat(np.arange(len(crossed)), counts)
     row = rings.ranges(first, counts)
     # Column j lies behind a crossing iff j >= x, hence from column ceil(x) on; `width` is past the end.
-    column = np.ceil((left[edge] + (row - top[edge]) * slope[edge]).clip(0, width)).astype(np.int64)
+    column = left[edge] + (row - top[edge]) * slope[edge] - first_column
+    column = np.ceil(column.clip(0, width)).astype(np.int64)
     # Every ring crosses a row an even number of times, so that sorted crossings pair up into runs.
-    key = ((owner[crossed] * height)[edge] + row) * (width + 1) + column
+    key = ((owner[crossed] * height - first_row)[edge] + row) * (width + 1) + column
     key = np.sort(key.astype(np.int32) if len(key) and key.max() < 1 << 31 else key).astype(np.int64)
     line, begin = np.divmod(key[0::2], width + 1)
     stop = key[1::2] - line * (width + 1)
