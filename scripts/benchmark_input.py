@@ -6,8 +6,8 @@
 Everything reads windows of the same distribution with as many threads (or worker processes), in alternating
 rounds of one run. The bare readers only decode; the pipelines also choose the tiles, draw the targets of 50
 marked cells a tile, and stack batches; the PyTorch loaders read and stack. Targets: from slides at least 0.85
-of bare fastslide, from shards at least 0.9 of bare JPEG decoding of the same bytes, and ahead of both loaders,
-which need torch and tiffslide (`pip install torch tiffslide`) and are left out where those are absent.
+of bare fastslide, from shards at least 0.9 of bare JPEG decoding (Pillow's) of the same bytes, and ahead of
+both loaders, which need torch and tiffslide and are left out where those are absent.
 """
 
 import dataclasses
@@ -35,11 +35,11 @@ from sparseshot_jax.data.cases import Case
 from sparseshot_jax.data.cut_tiles import CutTiles
 from sparseshot_jax.data.labels import LabelSpec
 from sparseshot_jax.data.pipeline import Tiles, TrainBatches, tile_dataset
-from sparseshot_jax.data.pyramid import write_pyramid
-from sparseshot_jax.data.shard_writer import cut_shards
-from sparseshot_jax.data.shards import ShardTiles
-from sparseshot_jax.data.slides import open_slide
-from sparseshot_jax.data.synthetic import Scene, SyntheticSlide
+from sparseshot_jax.data.shards.reader import ShardTiles
+from sparseshot_jax.data.shards.writer import cut_shards
+from sparseshot_jax.data.slides.pyramid import write_pyramid
+from sparseshot_jax.data.slides.slide import open_slide
+from sparseshot_jax.data.synthetic.scene import Scene, SyntheticSlide
 from sparseshot_jax.data.tiles import TileSpec, draw_tile, tile_index
 from sparseshot_jax.types import Window
 

@@ -30,9 +30,9 @@ from rich.table import Table
 
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.formats.geojson import read_geojson
-from sparseshot_jax.data.slides import ArraySlide, Slide, open_slide
-from sparseshot_jax.data.synthetic import draw_slide
-from sparseshot_jax.data.tissue import tissue_mask
+from sparseshot_jax.data.slides.slide import ArraySlide, Slide, open_slide
+from sparseshot_jax.data.slides.tissue import tissue_mask
+from sparseshot_jax.data.synthetic.scene import draw_slide
 from sparseshot_jax.models import UNetSpec, class_probabilities, scale_image
 from sparseshot_jax.predict import predict, probability_map, write_predictions
 from sparseshot_jax.predict.seams import SeamlessContours

@@ -21,7 +21,7 @@ from sparseshot_jax.config import ExperimentConfig, load_config
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.cases import Case, Splits, read_whole
 from sparseshot_jax.data.formats.geojson import write_geojson
-from sparseshot_jax.data.pyramid import write_pyramid
+from sparseshot_jax.data.slides.pyramid import write_pyramid
 from sparseshot_jax.data.sources import SlideSource
 from sparseshot_jax.predict import overlay_png, write_predictions
 

@@ -57,7 +57,9 @@ class TrainSpec:
         if self.workers < 0:
             raise InputError(f"train.workers must be at least 0; got {self.workers}. Try 0.")
         if not 0.0 <= self.max_fault_share <= 1.0:
-            raise InputError(f"train.max_fault_share must be in [0, 1]; got {self.max_fault_share}. Try 0.01.")
+            raise InputError(
+                f"train.max_fault_share must be in [0, 1]; got {self.max_fault_share}. Try 0.01."
+            )
         if not 0.0 <= self.ema_decay < 1.0:
             raise InputError(f"train.ema_decay must be in [0, 1); got {self.ema_decay}. Try 0.99.")
 

@@ -62,7 +62,7 @@ def _slides() -> str:
     import fastslide
     import openslide
 
-    from sparseshot_jax.data.synthetic import draw_slide
+    from sparseshot_jax.data.synthetic.scene import draw_slide
 
     with tempfile.TemporaryDirectory() as folder:
         paths = draw_slide(folder, width=256, height=256)

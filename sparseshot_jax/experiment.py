@@ -15,7 +15,7 @@ from sparseshot_jax.data.cases import Source, Splits
 from sparseshot_jax.data.cut_tiles import CutTiles
 from sparseshot_jax.data.labels import LabelSpec
 from sparseshot_jax.data.pipeline import train_batches
-from sparseshot_jax.data.shards import ShardTiles
+from sparseshot_jax.data.shards.reader import ShardTiles
 from sparseshot_jax.data.tiles import tile_index
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.evaluate import by_truth, pixel_counts
@@ -137,6 +137,8 @@ def training_tiles(config: ExperimentConfig, splits: Splits) -> CutTiles | Shard
         InputError: no cases, no tissue, a tile larger than its image; shards of other tiles or labels.
     """
     if not config.train.shards:
+        if not splits.train:
+            raise InputError("training needs at least one case; the training split is empty.")
         return CutTiles(splits.train, config.tiles, tile_index(splits.train, config.tiles))
     tiles = ShardTiles(
         config.train.shards,

@@ -14,8 +14,8 @@ from sparseshot_jax import metrics
 from sparseshot_jax.config import ExperimentConfig, load_config
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.cases import Case, Splits, scale_at
-from sparseshot_jax.data.slides import Slide, open_slide
-from sparseshot_jax.data.tissue import tissue_mask
+from sparseshot_jax.data.slides.slide import Slide, open_slide
+from sparseshot_jax.data.slides.tissue import tissue_mask
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.evaluate import (
     by_truth,

@@ -11,7 +11,7 @@ import numpy as np
 from sparseshot_jax.config import ExperimentConfig, changed_mathematics, load_config, to_json
 from sparseshot_jax.data.cases import Splits
 from sparseshot_jax.data.cut_tiles import CutTiles
-from sparseshot_jax.data.shards import ShardTiles
+from sparseshot_jax.data.shards.reader import ShardTiles
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.run import has_checkpoint, write_json
 

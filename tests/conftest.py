@@ -1,9 +1,14 @@
 """Strict surroundings for every test: 8 CPU devices, checked shapes, no silent broadcasting."""
 
 import os
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+os.environ["SPARSESHOT_CACHE"] = tempfile.mkdtemp(
+    prefix="sparseshot_cache_"
+)  # nothing goes to the home folder
 
 from jaxtyping import install_import_hook
 

@@ -88,7 +88,7 @@ def test_one_door_to_each_library_whose_interface_moves():
     assert importers("optax") <= {"training/optimizer.py", "training/step.py"}
     assert importers("grain") == {"data/pipeline.py"}
     assert {name.split("/")[0] for name in importers("tyro")} == {"cli"}
-    assert importers("fastslide", "openslide") <= {"data/backends.py", "doctor.py"}
+    assert importers("fastslide", "openslide") <= {"data/slides/backends.py", "doctor.py"}
     assert {name.split("/")[0] for name in importers("matplotlib")} <= {"report", "predict"}
     assert importers("tensorflow", "torch", "tensorboardX") <= {"training/tensorboard.py"}
 

@@ -291,7 +291,7 @@ def test_predictions_are_read_back(finished, config, root, tmp_path):
     run = load(finished.folder)
     image = root / "images" / "test_1.png"
     found = run.predict(image, mpp=0.5, threshold=0.05)
-    from sparseshot_jax.data.slides import open_slide
+    from sparseshot_jax.data.slides.slide import open_slide
 
     stream = run.predict_stream(open_slide(image, mpp=0.5), threshold=0.05)
     count = write_predictions(tmp_path / "p.geojson", stream)

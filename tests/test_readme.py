@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sparseshot_jax import cli
-from sparseshot_jax.data.synthetic import draw_slide
+from sparseshot_jax.data.synthetic.scene import draw_slide
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -17,7 +17,7 @@ from sparseshot_jax.data.formats.imagescope_xml import write_imagescope
 from sparseshot_jax.data.formats.label_map import label_map_to_annotations
 from sparseshot_jax.data.labels import TargetMaps
 from sparseshot_jax.data.pipeline import train_batches
-from sparseshot_jax.data.pyramid import write_pyramid
+from sparseshot_jax.data.slides.pyramid import write_pyramid
 from sparseshot_jax.data.sources import SlideSource, TfdsSource
 from sparseshot_jax.types import Window
 

@@ -86,9 +86,9 @@ def convert(arguments: list[str]) -> None:
 
 def validate(arguments: list[str]) -> None:
     """`sparseshot data validate ...`."""
-    from sparseshot_jax.data.validate import validate_subjects
-    from sparseshot_jax.data.validate_findings import Severity
-    from sparseshot_jax.data.validate_source import unchecked
+    from sparseshot_jax.data.checks.findings import Severity
+    from sparseshot_jax.data.checks.source import unchecked
+    from sparseshot_jax.data.checks.validate import validate_subjects
     from sparseshot_jax.pictures import versions
     from sparseshot_jax.report.validation import class_table, findings_table, ground_table, write_validation
 
@@ -161,7 +161,7 @@ def sparsify(arguments: list[str]) -> None:
 def tile(arguments: list[str]) -> None:
     """`sparseshot data tile ...`."""
     from sparseshot_jax.console import shard_progress
-    from sparseshot_jax.data.shard_writer import SHARD_TILES, cut_shards
+    from sparseshot_jax.data.shards.writer import SHARD_TILES, cut_shards
 
     path, parts, rest = _source(arguments, "tile")
 

@@ -68,7 +68,7 @@ def predict(arguments: list[str]) -> None:
     from sparseshot_jax import experiment
     from sparseshot_jax.console import tile_progress
     from sparseshot_jax.data.formats.geojson import read_geojson
-    from sparseshot_jax.data.slides import open_slide
+    from sparseshot_jax.data.slides.slide import open_slide
     from sparseshot_jax.predict import overlay_png, write_predictions
 
     @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int32, UInt8
 
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.labels import LabelSpec, TargetMaps
-from sparseshot_jax.data.slides import Slide
+from sparseshot_jax.data.slides.slide import Slide
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Ground, Window
 

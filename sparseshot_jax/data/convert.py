@@ -8,7 +8,7 @@ from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.convert_losses import losses
 from sparseshot_jax.data.formats import FORMATS, format_of, formats_named, known_format
 from sparseshot_jax.data.formats.format import Picture
-from sparseshot_jax.data.slides import open_slide
+from sparseshot_jax.data.slides.slide import open_slide
 from sparseshot_jax.errors import InputError
 
 # An image's name is its file's name without one of these; other dots belong to the name.

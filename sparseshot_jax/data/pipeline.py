@@ -20,7 +20,7 @@ from absl import flags
 from sparseshot_jax.data.buffers import Buffers
 from sparseshot_jax.data.cut_tiles import CutTiles as CutTiles
 from sparseshot_jax.data.faults import Fault, FaultLog, fault_of
-from sparseshot_jax.data.slides import slowest_read
+from sparseshot_jax.data.slides.slide import slowest_read
 from sparseshot_jax.data.watchdog import Watchdog
 from sparseshot_jax.data.worker_process import start_worker
 from sparseshot_jax.errors import InputError

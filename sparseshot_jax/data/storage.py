@@ -193,7 +193,7 @@ def fetch(url: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where fetched files are kept."""
+    """The folder of everything that can be made anew: fetched files, tissue masks."""
     return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "sparseshot_jax").expanduser()
 
 

@@ -15,12 +15,12 @@ import shapely
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.cases import Case, Source
 from sparseshot_jax.data.convert_losses import losses
-from sparseshot_jax.data.folder import FolderSource
 from sparseshot_jax.data.formats import FORMATS, format_of, read_annotations
 from sparseshot_jax.data.formats.format import Picture
 from sparseshot_jax.data.geometry import geometries, rings_of
 from sparseshot_jax.data.labels import LabelSpec, Role, roles, wanted
-from sparseshot_jax.data.slide_source import SlideSource
+from sparseshot_jax.data.sources.folder import FolderSource
+from sparseshot_jax.data.sources.slides import SlideSource
 from sparseshot_jax.data.sparsify import sparse_subset
 from sparseshot_jax.errors import InputError
 

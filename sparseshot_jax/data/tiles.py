@@ -11,9 +11,9 @@ from jaxtyping import Float64, Int, Int64, UInt8
 
 from sparseshot_jax.data.cases import Case, whole_window
 from sparseshot_jax.data.labels import label_ids
+from sparseshot_jax.data.slides.tissue import tissue_mask
 from sparseshot_jax.data.tile_grid import CaseGrid, TissueBits
 from sparseshot_jax.data.tile_index import CASE, TileIndex
-from sparseshot_jax.data.tissue import tissue_mask
 from sparseshot_jax.errors import InputError
 
 _MASK_UM = 16.0  # micrometres a pixel of the tissue mask

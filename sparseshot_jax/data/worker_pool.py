@@ -2,15 +2,12 @@
 
 import itertools
 import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from sparseshot_jax.data.worker_process import start_worker
 from sparseshot_jax.errors import InputError
 
 T = TypeVar("T")
@@ -73,16 +70,3 @@ class Workers:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self._count, mp_context=context, initializer=start_worker)
         return self._pool
-
-
-def start_worker(*_: Any) -> None:
-    """Ctrl-C is the main process's to handle; and a worker must not outlive it, even after SIGKILL."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_leave_after, args=(parent.sentinel,), daemon=True).start()
-
-
-def _leave_after(sentinel: int, leave: Callable[[int], None] = os._exit) -> None:
-    multiprocessing.connection.wait([sentinel])
-    leave(1)

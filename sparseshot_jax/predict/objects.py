@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float64
 
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.formats.geojson import GeoJsonWriter
-from sparseshot_jax.data.slides import Slide
-from sparseshot_jax.data.tissue import TissueMask
+from sparseshot_jax.data.slides.slide import Slide
+from sparseshot_jax.data.slides.tissue import TissueMask
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.predict.contours import Regions
 from sparseshot_jax.predict.region import area_of, ring_of, tiles_to_compute

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.formats.geojson import read_geojson
-from sparseshot_jax.data.slides import Slide
+from sparseshot_jax.data.slides.slide import Slide
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Window
 

@@ -7,7 +7,7 @@ import shapely
 from jaxtyping import Bool, Float64
 
 from sparseshot_jax.data.annotations import Annotations
-from sparseshot_jax.data.tissue import TissueMask
+from sparseshot_jax.data.slides.tissue import TissueMask
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.predict.stream import Grid
 

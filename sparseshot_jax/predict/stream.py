@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from sparseshot_jax.data.slides import Slide
+from sparseshot_jax.data.slides.slide import Slide
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Window
 

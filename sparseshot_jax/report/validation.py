@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sparseshot_jax.data.checks.findings import ROLE_TITLES, Finding, Findings, Severity, totals
+from sparseshot_jax.data.checks.validate import Subject
 from sparseshot_jax.data.formats.whole_file import whole_file
 from sparseshot_jax.data.labels import Role
-from sparseshot_jax.data.validate import Subject
-from sparseshot_jax.data.validate_findings import ROLE_TITLES, Finding, Findings, Severity, totals
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.report import page
 from sparseshot_jax.report.tables import Cell, Table

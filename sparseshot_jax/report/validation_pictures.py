@@ -8,10 +8,10 @@ from jaxtyping import UInt8
 
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.cases import scale_at
+from sparseshot_jax.data.checks.findings import Findings, Severity
+from sparseshot_jax.data.checks.validate import Subject, ground_map
 from sparseshot_jax.data.labels import TargetMaps, wanted
 from sparseshot_jax.data.rasterize import rasterize
-from sparseshot_jax.data.validate import Subject, ground_map
-from sparseshot_jax.data.validate_findings import Findings, Severity
 from sparseshot_jax.report.figures import INK, MUTED, STYLE
 from sparseshot_jax.report.overlay import COLOURS, Layer, overlay, resized
 from sparseshot_jax.types import Ground, Window

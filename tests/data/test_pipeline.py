@@ -12,7 +12,7 @@ from sparseshot_jax.data.cache import Cache, WholeMaps
 from sparseshot_jax.data.cases import Case
 from sparseshot_jax.data.labels import LabelSpec
 from sparseshot_jax.data.pipeline import CutTiles, tile_dataset, train_batches
-from sparseshot_jax.data.slides import ArraySlide
+from sparseshot_jax.data.slides.slide import ArraySlide
 from sparseshot_jax.data.tiles import TileSpec, tile_index
 from sparseshot_jax.data.worker_process import start_worker
 from sparseshot_jax.errors import InputError

@@ -11,7 +11,7 @@ import pytest
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.cases import Case
 from sparseshot_jax.data.labels import LabelSpec
-from sparseshot_jax.data.slides import ArraySlide
+from sparseshot_jax.data.slides.slide import ArraySlide
 from sparseshot_jax.data.tile_grid import FileBytes
 from sparseshot_jax.data.tile_index import TileIndex, open_index, save_index
 from sparseshot_jax.data.tiles import TileSpec, draw_tile, tile_index

@@ -6,7 +6,7 @@ import pytest
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.cases import Case, scale_at, truth_instances, truth_maps, whole_window
 from sparseshot_jax.data.labels import LabelSpec
-from sparseshot_jax.data.slides import ArraySlide
+from sparseshot_jax.data.slides.slide import ArraySlide
 from sparseshot_jax.data.tile_grid import CaseGrid, TissueBits
 from sparseshot_jax.data.tiles import (
     TileSpec,

@@ -9,8 +9,8 @@ from scipy import ndimage
 
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.formats.geojson import read_geojson
-from sparseshot_jax.data.slides import ArraySlide
-from sparseshot_jax.data.tissue import TissueMask
+from sparseshot_jax.data.slides.slide import ArraySlide
+from sparseshot_jax.data.slides.tissue import TissueMask
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.predict import Prediction, overlay_png, predict, write_predictions
 

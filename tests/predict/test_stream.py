@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparseshot_jax.data.slides import ArraySlide
+from sparseshot_jax.data.slides.slide import ArraySlide
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.predict import Grid, probability_map
 from sparseshot_jax.predict.stream import probability_tiles

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from sparseshot_jax.data.annotations import Annotations
+from sparseshot_jax.data.checks.findings import Severity
+from sparseshot_jax.data.checks.validate import Subject, validate_case
 from sparseshot_jax.data.labels import LabelSpec
-from sparseshot_jax.data.slides import ArraySlide
-from sparseshot_jax.data.validate import Subject, validate_case
-from sparseshot_jax.data.validate_findings import Severity
+from sparseshot_jax.data.slides.slide import ArraySlide
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.report.overlay import COLOURS
 from sparseshot_jax.report.validation import class_table, findings_table, ground_table, write_validation

@@ -15,9 +15,9 @@ from sparseshot_jax.data.builders.dataset import UNKNOWN_CLASS, Dataset, Example
 from sparseshot_jax.data.builders.pictures import Encoded, dense_labels, png
 from sparseshot_jax.data.cases import scale_at
 from sparseshot_jax.data.formats import FORMATS, read_annotations
-from sparseshot_jax.data.placement import inside
 from sparseshot_jax.data.rasterize import rasterize
-from sparseshot_jax.data.slides import Slide, open_slide
+from sparseshot_jax.data.slides.slide import Slide, open_slide
+from sparseshot_jax.data.sources.placement import inside
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Window
 

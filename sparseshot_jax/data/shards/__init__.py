@@ -1,0 +1,1 @@
+"""Training tiles cut once into ArrayRecord files, and read from them."""

@@ -1,0 +1,1 @@
+"""Whole slides: opening, reading, writing, and where the tissue is."""

@@ -1,0 +1,1 @@
+"""A synthetic H&E slide with its truth."""
