@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparseshot_jax.data.slides import slide as slides
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.cases import Case
 from sparseshot_jax.data.faults import Fault, FaultLog
 from sparseshot_jax.data.labels import LabelSpec
 from sparseshot_jax.data.pipeline import CutTiles, train_batches
+from sparseshot_jax.data.slides import slide as slides
 from sparseshot_jax.data.slides.pyramid import write_pyramid
 from sparseshot_jax.data.slides.slide import FileSlide, open_slide
 from sparseshot_jax.data.tiles import TileSpec, tile_index
