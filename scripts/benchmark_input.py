@@ -5,7 +5,8 @@
 
 Everything reads windows of the same distribution with as many threads (or worker processes), in alternating
 rounds of one run. The bare readers only decode; the pipelines also choose the tiles, draw the targets of 50
-marked cells a tile, and stack batches; the PyTorch loaders read and stack. Targets: from slides at least 0.85
+marked cells a tile, and stack batches; the PyTorch loaders read, draw the same targets by the same code, and
+stack (`--no-loader-targets`: they only read and stack). Targets: from slides at least 0.85
 of bare fastslide, from shards at least 0.9 of bare JPEG decoding (Pillow's) of the same bytes, and ahead of
 both loaders, which need torch and tiffslide and are left out where those are absent.
 """
@@ -33,7 +34,7 @@ from rich.table import Table
 from sparseshot_jax.data.annotations import Annotations, Kind
 from sparseshot_jax.data.cases import Case
 from sparseshot_jax.data.cut_tiles import CutTiles
-from sparseshot_jax.data.labels import LabelSpec
+from sparseshot_jax.data.labels import LabelSpec, TargetMaps
 from sparseshot_jax.data.pipeline import Tiles, TrainBatches, tile_dataset
 from sparseshot_jax.data.shards.reader import ShardTiles
 from sparseshot_jax.data.shards.writer import cut_shards
@@ -58,6 +59,7 @@ class Options:
     batch: int = 8  # tiles a batch
     threads: int = 4  # of the pipeline and of the bare readers alike
     workers: int = os.cpu_count() or 1  # processes of the PyTorch loaders
+    loader_targets: bool = True  # the PyTorch loaders draw targets too, as training needs them
     rounds: int = 7  # of each, alternating
     batches: int = 30  # a round
     slide: str = ""  # keep the slide in this file; "" = a temporary one
@@ -80,7 +82,7 @@ def main(options: Options) -> None:
                 "pipeline from slides": _pipeline(CutTiles([case], spec, tile_index([case], spec)), options),
                 "JPEG decoding": _bare(pool, _decode, _pictures(case, windows)),
                 "pipeline from shards": _pipeline(ShardTiles(shards), options),
-                **_torch_loaders(str(path), windows, options),
+                **_torch_loaders(case, windows, options),
             }
             result = _compare(runs, len(windows), options.rounds)
     if options.json:
@@ -156,39 +158,41 @@ def _decode(picture: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(picture)))
 
 
-def _torch_loaders(path: str, windows: list[Window], options: Options) -> dict[str, Run]:
-    """A DataLoader over each reader that is installed: it reads the windows and stacks batches."""
+def _torch_loaders(case: Case, windows: list[Window], options: Options) -> dict[str, Run]:
+    """A DataLoader over each reader that is installed."""
     if importlib.util.find_spec("torch") is None:
         return {}
     readers = [name for name in ("tiffslide", "openslide") if importlib.util.find_spec(name)]
-    return {f"PyTorch, {name}": _torch_loader(name, path, windows, options) for name in readers}
+    return {f"PyTorch, {name}": _torch_loader(name, case, windows, options) for name in readers}
 
 
 class _TorchTiles:
     """What a DataLoader asks of a data set; each worker opens the slide for itself."""
 
-    def __init__(self, library: str, path: str, windows: list[Window]):
-        self._library, self._path, self._windows = library, path, windows
+    def __init__(self, library: str, case: Case, windows: list[Window], targets: bool):
+        self._library, self._path, self._windows = library, case.slide.path, windows
+        self._targets = TargetMaps(case.given, case.labels, mpp=case.mpp) if targets else None
         self._slide: Any = None
 
     def __len__(self) -> int:
         return len(self._windows)
 
-    def __getitem__(self, k: int) -> np.ndarray:
+    def __getitem__(self, k: int) -> tuple[np.ndarray, ...]:
         if self._slide is None:
             module = importlib.import_module(self._library)
             kind = module.TiffSlide if self._library == "tiffslide" else module.OpenSlide
             self._slide = kind(self._path)
         w = self._windows[k]
         region = self._slide.read_region((int(w.x_px), int(w.y_px)), 0, (w.width, w.height))
-        return np.array(region.convert("RGB"))  # torch wants it writable
+        image = np.array(region.convert("RGB"))  # torch wants it writable
+        return (image, *self._targets.draw(w)) if self._targets else (image,)
 
 
-def _torch_loader(library: str, path: str, windows: list[Window], options: Options) -> Run:
+def _torch_loader(library: str, case: Case, windows: list[Window], options: Options) -> Run:
     from torch.utils.data import DataLoader  # pyright: ignore[reportMissingImports]
 
     loader = DataLoader(
-        _TorchTiles(library, path, windows),  # pyright: ignore[reportArgumentType]
+        _TorchTiles(library, case, windows, options.loader_targets),  # pyright: ignore[reportArgumentType]
         batch_size=options.batch,
         num_workers=options.workers,
         multiprocessing_context="forkserver",
