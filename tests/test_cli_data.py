@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -158,7 +159,12 @@ def test_shards_are_cut_once(call, folder, tmp_path):
     options = ("--tiles.tile_px", "32", "--tiles.mpp", "0.25")
     status, output = call("data", "tile", folder, tmp_path / "shards", *options)
     assert status == 0, output
-    assert "27 tiles" in output or "tiles, " in output
+    assert "tiles, " in output
+    (following,) = [line for line in output.splitlines() if line.startswith("next: sparseshot ")]
+    command = shlex.split(following.removeprefix("next: sparseshot "))
+    short = ("--train.steps", "1", "--train.batch_size", "8", "--model.base", "2", "--model.depth", "2")
+    status, output = call(*command, *short, "--run", folder.parent / "run")
+    assert status == 0, output
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").rglob("*.arrayrecord")}
     assert before
     status, output = call("data", "tile", folder, tmp_path / "shards", *options)
@@ -167,3 +173,17 @@ def test_shards_are_cut_once(call, folder, tmp_path):
     status, output = call("data", "tile", folder, tmp_path / "shards", "--tiles.tile_px", "48")
     assert status == 2
     assert "tile_px" in output
+
+
+@pytest.mark.parametrize("verb", ["tile", "sparsify"])
+def test_out_is_not_taken_from_an_option(call, folder, verb):
+    status, output = call("data", verb, folder, "--labels.classes", "Tumor")
+    assert status == 2
+    assert "needs OUT after SOURCE" in output
+
+
+def test_annotations_are_no_source(call, tmp_path):
+    (tmp_path / "x.geojson").write_text("{}")
+    status, output = call("data", "validate", tmp_path / "x.geojson")
+    assert status == 2
+    assert "Give their slide" in output

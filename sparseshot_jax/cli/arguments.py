@@ -46,10 +46,15 @@ def source_config(path: str) -> Any:
     """
     from sparseshot_jax.config import ExperimentConfig, load_config
     from sparseshot_jax.data.sources import FolderSource, SlideSource
+    from sparseshot_jax.data.sources.annotation_files import MARK_SUFFIXES
     from sparseshot_jax.losses import FocalExclusive
     from sparseshot_jax.models import UNetSpec
 
     place = Path(path)
+    if place.is_file() and place.name.lower().endswith(MARK_SUFFIXES) and place.suffix != ".json":
+        raise InputError(
+            f"{path}: holds annotations. Give their slide, or the folder with images/ beside them."
+        )
     if (place / "config.json").is_file():
         return load_config(place / "config.json")
     if not place.exists() or place.suffix in (".py", ".json"):

@@ -1,6 +1,7 @@
 """The verbs on data: formats, convert, validate, sparsify, tile."""
 
 import dataclasses
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from sparseshot_jax.config import SourceSpec
 from sparseshot_jax.console import CONSOLE, say
 from sparseshot_jax.data.labels import LabelSpec
 from sparseshot_jax.data.tiles import TileSpec
+from sparseshot_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,12 +131,12 @@ def sparsify(arguments: list[str]) -> None:
     from sparseshot_jax.data.thin import Thinning, write_subset
 
     path, parts, rest = _source(arguments, "sparsify")
+    out, rest = _out(rest, "sparsify")
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Sparsify:
         """Write a nested subset of the annotations: the same data with fewer marked objects."""
 
-        out: _PATH  # the folder to make
         source: _PARTS = parts
         keep: float = 0.3  # share of the marked objects of each image, (0, 1]
         regime: Literal["uniform", "clustered", "per-field", "class-biased"] = "uniform"  # which ones
@@ -142,7 +144,7 @@ def sparsify(arguments: list[str]) -> None:
         cluster_objects: int = 20  # clustered: mean number of objects a cluster
         class_ratio: float = 2.0  # class-biased: share of a class over that of the next more frequent one
 
-    chosen = _parsed(Sparsify, path, rest, "sparsify")
+    chosen = _parsed(Sparsify, f"{path} OUT", rest, "sparsify")
     thinning = Thinning(
         keep=chosen.keep,
         regime=chosen.regime,
@@ -152,10 +154,10 @@ def sparsify(arguments: list[str]) -> None:
         class_ratio=chosen.class_ratio,
     )
     with CONSOLE.status("thinning"):
-        record = write_subset(chosen.source.data, chosen.out, thinning, chosen.source.labels)
+        record = write_subset(chosen.source.data, out, thinning, chosen.source.labels)
     images = record["images"].values()
     kept, objects = (sum(one[key] for one in images) for key in ("kept", "objects"))
-    say(f"{kept} of {objects} objects of {len(images)} images stay marked: {chosen.out}")
+    say(f"{kept} of {objects} objects of {len(images)} images stay marked: {out}")
 
 
 def tile(arguments: list[str]) -> None:
@@ -164,27 +166,27 @@ def tile(arguments: list[str]) -> None:
     from sparseshot_jax.data.shards.writer import SHARD_TILES, cut_shards
 
     path, parts, rest = _source(arguments, "tile")
+    out, rest = _out(rest, "tile")
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Tile:
         """Cut the training tiles of a config into ArrayRecord shards; a stopped call is gone on with."""
 
-        out: Annotated[str, tyro.conf.Positional]  # folder or URL (gs://, s3://)
         source: _PARTS = parts
         workers: int = 0  # processes; 0: this one
         shard_tiles: int = SHARD_TILES  # tiles a shard
         jpeg_quality: int | None = 95  # [1, 100]; None: PNG, without loss
 
-    chosen = _parsed(Tile, path, rest, "tile")
+    chosen = _parsed(Tile, f"{path} OUT", rest, "tile")
     source = chosen.source
     splits = source.data.load(source.labels, source.seed)
     for note in splits.notes:
         say(f"note: {note}")
-    with stoppable(), shard_progress(chosen.out) as on_progress:
+    with stoppable(), shard_progress(out) as on_progress:
         summary = cut_shards(
             splits.train,
             source.tiles,
-            chosen.out,
+            out,
             shard_tiles=chosen.shard_tiles,
             workers=chosen.workers,
             jpeg_quality=chosen.jpeg_quality,
@@ -192,12 +194,15 @@ def tile(arguments: list[str]) -> None:
             on_progress=on_progress,
         )
     for fault in summary.faults:
-        say(f"warning: {fault}")
+        say(f"warning: {fault.tiles} tiles of {fault.case} are left out: {fault.message}")
     say(
         f"{summary.tiles} tiles, {summary.annotated} with a marked object, in {summary.shards} shards of "
-        f"{summary.bytes / 1e6:.0f} MB in all: {chosen.out}"
+        f"{summary.bytes / 1e6:.0f} MB in all: {out}"
     )
-    say(f"next: sparseshot train {path} --train.shards {chosen.out}")
+    say(f"next: sparseshot train {shlex.join([path, *_of_data(arguments[2:]), '--train.shards', out])}")
+    if summary.faults:
+        say("Repair what could not be read and run the same command again.")
+        sys.exit(1)
 
 
 VERBS: Verbs = {
@@ -215,6 +220,26 @@ def _source(arguments: list[str], verb: str) -> tuple[str, _Dataset, list[str]]:
     config, rest = switch_kinds(source_config(path), rest)
     parts = _Dataset(data=config.data, labels=config.labels, tiles=config.tiles, seed=config.seed)
     return path, parts, rest
+
+
+def _out(arguments: list[str], verb: str) -> tuple[str, list[str]]:
+    """OUT, which comes next (else an option of several values would take it), and the rest."""
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0], arguments[1:]
+    if {"-h", "--help"} & set(arguments):
+        return "OUT", arguments
+    raise InputError(f"sparseshot data {verb} needs OUT after SOURCE. Try: sparseshot data {verb} SOURCE OUT")
+
+
+def _of_data(arguments: list[str]) -> list[str]:
+    """The options that say what is trained on, with their values."""
+    kept, keep = [], False
+    for argument in arguments:
+        if argument.startswith("--"):
+            keep = argument.partition("=")[0].partition(".")[0] in ("--data", "--labels", "--tiles", "--seed")
+        if keep:
+            kept.append(argument)
+    return kept
 
 
 def _parsed(kind: type[Any], path: str, rest: list[str], verb: str) -> Any:

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import tyro
 
-from sparseshot_jax.cli.arguments import assignment, config_path, moved, stoppable, switch_kinds
+from sparseshot_jax.cli.arguments import (
+    assignment,
+    config_path,
+    moved,
+    source_config,
+    stoppable,
+    switch_kinds,
+)
 from sparseshot_jax.cli.show import show_evaluation, show_rows
 from sparseshot_jax.console import CONSOLE, say
 from sparseshot_jax.errors import InputError
@@ -30,7 +37,7 @@ def train(arguments: list[str]) -> None:
         extend: bool = False  # let a finished run go on to more train.steps; its schedules are stretched
 
     path, rest = config_path(arguments, "train")
-    default, rest = switch_kinds(configs.load_config(path), rest)
+    default, rest = switch_kinds(source_config(path), rest)
     chosen = tyro.cli(
         Train,
         prog=f"sparseshot train {path}",

@@ -40,7 +40,7 @@ def convert(
         source_format: a key in FORMATS; None finds it out.
         target_format: likewise; needed for a folder, and where formats share the target's suffix.
         images: the picture, or the folder of pictures of the same names; gives a writer their sizes.
-        overwrite: replace files that exist.
+        overwrite: replace files that exist, if their suffix is one of the target format's.
 
     Returns:
         Sentences: what the reader repaired or left out, and what the target does not hold. Empty = all
@@ -192,7 +192,7 @@ def _write_file(target: Path, name: str, loaded: list[Image], overwrite: bool, s
             "folder as the target, or one of "
             f"{', '.join(key for key, one in FORMATS.items() if one.write_many)} as its format."
         )
-    _may_write(target, overwrite)
+    _may_write(target, name, overwrite)
     write, names = form.write_many, [image for image, _, _ in loaded]
     pictures = [picture for _, picture, _ in loaded]
     given = _write_what_fits(
@@ -232,15 +232,23 @@ def _write_folder(target: Path, name: str, loaded: Iterator[Image], overwrite: b
 
 def _write_one(path: Path, name: str, image: Image, overwrite: bool, said: _Said) -> None:
     _, picture, found = image
-    _may_write(path, overwrite)
+    _may_write(path, name, overwrite)
     write = FORMATS[name].write
     assert write is not None  # checked before anything was read
     (given,) = _write_what_fits(name, [found], lambda one: write(path, one[0], picture), said)
     said.counts += losses(name, given, FORMATS[name].read(path), picture)
 
 
-def _may_write(path: Path, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
+def _may_write(path: Path, name: str, overwrite: bool) -> None:
+    if not path.exists():
+        return
+    form = FORMATS[name]
+    if not path.name.lower().endswith(form.suffixes):  # a slide, most likely, and its only copy
+        raise InputError(
+            f"{path}: exists already, and a file is replaced only if its suffix is one of {form.title}: "
+            f"{', '.join(form.suffixes)}. Choose another name."
+        )
+    if not overwrite:
         raise InputError(f"{path}: exists already. Choose another name, or ask to overwrite it.")
 
 

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import posixpath
+import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +117,21 @@ def write_bytes(url: str, data: bytes) -> None:
         files.pipe_file(path, data)
 
 
+def remove(url: str) -> None:
+    """Remove a file; nothing happens where there is none.
+
+    Raises:
+        InputError: it cannot be removed, or as `exists`.
+    """
+    with _told(url, "removed"):
+        if is_local(url):
+            local_path(url).unlink(missing_ok=True)
+            return
+        files, path = _files(url)
+        if files.exists(path):
+            files.rm_file(path)
+
+
 @contextlib.contextmanager
 def staged(url: str) -> Iterator[Path]:
     """A local path to write; what lies there at the end becomes the file `url`, or nothing does.
@@ -127,7 +143,8 @@ def staged(url: str) -> Iterator[Path]:
         target = local_path(url)
         with _told(url, "written"):
             target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
+        # random too: threads share the process number, and so do machines that share a disk
+        scratch = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
         try:
             yield scratch
             with _told(url, "written"):

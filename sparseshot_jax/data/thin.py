@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import shapely
+from scipy.spatial import KDTree
 
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.cases import Case, Source
@@ -25,6 +26,7 @@ from sparseshot_jax.data.sparsify import sparse_subset
 from sparseshot_jax.errors import InputError
 
 MANIFEST = "sparsify.json"
+_SAME_PX = 1.0  # points of two lists that are this near are one nucleus
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,10 +47,15 @@ def write_subset(
     """Write `source` with fewer marked objects; training on it with keep 1 is training on a part.
 
     Of a folder the images of `train` are thinned, and all others go over as they are, since what is
-    measured stays dense; images are hard links where the file system allows it, else copies. Of slides
-    the annotations alone are written, as STEM.geojson. What is not to be found stays: regions, known
-    background, unused classes. Where an object is taken away in an exhaustively annotated region, the
-    region gets a hole: its pixels are unannotated from then on.
+    measured stays dense; images are hard links where the file system allows it, else copies; all other
+    files are copies. Of slides the annotations alone are written, as STEM.geojson. What is not to be
+    found stays: regions, known background, unused classes. Where an object is taken away in an
+    exhaustively annotated region, the region gets a hole: its pixels are unannotated from then on.
+
+    Where one list of a points file is in use (`FolderSource.points_key`), a point of its other lists goes
+    as the nearest point in use within 1 px goes or stays, and a point without such a partner is left out:
+    the file holds no more than the share that was asked for. Where no point is taken away, all lists stay
+    whole.
 
     The targets are those of the same source thinned while it is read, but for coordinates that a text
     format rounds (0.001 px). OUT appears when it is complete.
@@ -145,17 +152,14 @@ def _with_holes(case: Case, stays: np.ndarray) -> Annotations:
         return kept
     gone = marks.take(~stays).discs(case.labels.point_radius_um / case.mpp)
     taken = shapely.union_all(geometries(gone))
-    parts = []
-    for k in range(len(kept)):
-        one = kept.take(np.array([k]))
-        if is_region[k]:
-            left = rings_of(shapely.difference(geometries(one)[0], taken))
-            if not left:  # nothing of the region is certain any more
-                continue
-            name = one.class_names[one.class_ids[0]]
-            one = Annotations.from_polygons([left], name, source=one.source)
-        parts.append(one)
-    return dataclasses.replace(Annotations.concatenate(parts), source=marks.source)
+    parts, places = [kept.take(~is_region)], np.flatnonzero(~is_region).tolist()
+    for k in np.flatnonzero(is_region).tolist():
+        left = rings_of(shapely.difference(geometries(kept.take(np.array([k])))[0], taken))
+        if left:  # else nothing of the region is certain any more
+            parts.append(Annotations.from_polygons([left], kept.class_names[kept.class_ids[k]]))
+            places.append(k)
+    joined = Annotations.concatenate(parts).take(np.argsort(places))  # in the order of the file
+    return dataclasses.replace(joined, source=marks.source)
 
 
 def _target(case: Case, source: Source) -> Path:
@@ -181,7 +185,8 @@ def _write(path: Path, case: Case, left: Annotations) -> None:
         # A folder reads one list of such a file where labels.classes is empty; the others go with it.
         every = read_annotations(original, name)
         used = [case.given.class_names[k] for k in np.unique(case.given.class_ids)]
-        left = Annotations.concatenate([left, every.take(~every.of_classes(used))])
+        others = every.take(~every.of_classes(used))
+        left = Annotations.concatenate([left, others.take(_with_partner(others, case.given, left))])
     write(path, left, picture)
     lost = losses(name, left, read_annotations(path, name), picture)
     if lost:
@@ -190,6 +195,14 @@ def _write(path: Path, case: Case, left: Annotations) -> None:
             f"{original}: {FORMATS[name].title} cannot hold what is left: {listed} Convert the annotations "
             "to GeoJSON first (sparseshot data convert)."
         )
+
+
+def _with_partner(others: Annotations, given: Annotations, left: Annotations) -> np.ndarray:
+    """True for the points whose nearest one of `given` is within reach and is left."""
+    if len(left) == len(given):  # nothing was taken away
+        return np.ones(len(others), bool)
+    nearest, nearest_left = (KDTree(one.centroids_px).query(others.centroids_px)[0] for one in (given, left))
+    return (nearest <= _SAME_PX) & (nearest_left == nearest)
 
 
 def _copy_rest(source: FolderSource, cases: Sequence[Case], started: Path, written: set[str]) -> None:
@@ -205,6 +218,9 @@ def _copy_rest(source: FolderSource, cases: Sequence[Case], started: Path, writt
             continue
         target = started / inside
         target.parent.mkdir(parents=True, exist_ok=True)
+        if inside.parts[0] != "images":  # a link to what is edited by hand would change with the original
+            shutil.copy2(path, target)
+            continue
         try:
             os.link(path.resolve(), target)
         except OSError:  # another file system, or one without links

@@ -74,6 +74,15 @@ def test_nothing_is_overwritten_unasked(source, tmp_path):
     assert len(read_annotations(target)) == 3
 
 
+def test_what_has_no_suffix_of_the_format_is_never_overwritten(source, coco, tmp_path):
+    slide = tmp_path / "slide.svs"
+    slide.write_text("mine")
+    for given in (source, coco):  # one image, and many
+        with pytest.raises(InputError, match=r"slide\.svs: exists already.* COCO JSON: \.json, \.json\.gz\."):
+            convert(given, slide, target_format="coco", overwrite=True)
+    assert slide.read_text() == "mine"
+
+
 def test_lost_kinds_and_holes_are_said(source, tmp_path):
     assert convert(source, tmp_path / "y.csv") == ["3 polygons became points."]
     np.testing.assert_array_equal(read_annotations(tmp_path / "y.csv").xy_px[0], [4.5, 5.5])

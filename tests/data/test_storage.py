@@ -88,6 +88,26 @@ def test_staged_leaves_all_or_nothing(root):
     assert storage.list_names(root) == ["x.bin"]
 
 
+def test_two_writers_of_one_process_do_not_meet(root):
+    url = storage.join(root, "x.bin")
+    with storage.staged(url) as first:
+        first.write_bytes(b"first")
+        with storage.staged(url) as second:
+            assert second != first
+            second.write_bytes(b"second")
+        assert storage.read_bytes(url) == b"second"
+    assert storage.read_bytes(url) == b"first"
+    assert storage.list_names(root) == ["x.bin"]
+
+
+def test_what_was_removed_is_gone(root):
+    url = storage.join(root, "x.bin")
+    storage.write_bytes(url, b"x")
+    for _ in range(2):
+        storage.remove(url)
+        assert not storage.exists(url)
+
+
 def test_an_upload_that_stops_short_is_told(monkeypatch, tmp_path):
     source = tmp_path / "source.bin"
     source.write_bytes(b"0123456789")

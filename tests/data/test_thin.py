@@ -63,7 +63,9 @@ def folder_of_label_maps(root):
         marks = squares(seed=k)
         objects = marks.take(marks.of_classes(["a", "b"]))
         picture = Picture(width=WIDTH, height=HEIGHT)
-        FORMATS["label_map"].write(root / "instances" / f"{stem}.png", objects, picture)
+        write = FORMATS["label_map"].write
+        assert write is not None
+        write(root / "instances" / f"{stem}.png", objects, picture)
     return LabelSpec()
 
 
@@ -144,15 +146,67 @@ def test_objects_taken_away_leave_a_hole_in_what_is_exhaustive(tmp_path):
     assert {"Ignore*", "other", "remark"} <= set(read.class_names)
 
 
-def test_the_points_that_are_not_asked_for_stay(tmp_path):
+def test_the_lists_that_are_not_asked_for_go_with_the_points(tmp_path):
     labels = folder_of_points(tmp_path / "whole")
     write_subset(folder(tmp_path / "whole"), tmp_path / "thin", Thinning(keep=0.4), labels)
     before, after = (
         json.loads((tmp_path / root / "points/t_1.json").read_text()) for root in ("whole", "thin")
     )
-    assert after["epithelial"] == before["epithelial"]
     assert len(after["detection"]) == 10
     assert all(point in before["detection"] for point in after["detection"])
+    assert after["epithelial"] == [point for point in before["epithelial"] if point in after["detection"]]
+
+
+def test_other_lists_of_points_are_thinned_by_position(tmp_path):
+    root = tmp_path / "whole"
+    save_image(root / "images" / "t_1.png")
+    (root / "points").mkdir()
+    grid = [[x, y] for y in (10.0, 30.0, 50.0, 70.0) for x in (10.0, 30.0, 50.0, 70.0, 90.0)]
+    lists = {
+        "detection": [*grid, *([x + 3.0, y] for x, y in grid)],
+        "a": [[x - 1.0, y] for x, y in grid],  # 1 px from its partner, 4 px from the other
+        "b": [[x + 2.25, y] for x, y in grid],  # 0.75 px from the other
+        "c": [[x, y + 1.125] for x, y in grid],  # too far from either
+        "d": [],
+    }
+    (root / "points" / "t_1.json").write_text(json.dumps(lists))
+    source = FolderSource(root=str(root), train=("t_*",))
+    read = {}
+    for keep in (0.5, 1.0):
+        write_subset(source, tmp_path / str(keep), Thinning(keep=keep), LabelSpec())
+        read[keep] = json.loads((tmp_path / str(keep) / "points" / "t_1.json").read_text())
+    assert read[1.0] == lists
+    half = read[0.5]["detection"]
+    assert len(half) == 20
+    assert read[0.5] == {
+        "detection": half,
+        "a": [[x - 1.0, y] for x, y in grid if [x, y] in half],
+        "b": [[x + 2.25, y] for x, y in grid if [x + 3.0, y] in half],
+        "c": [],
+        "d": [],
+    }
+    assert 0 < len(read[0.5]["a"]) < 20
+
+
+def test_holes_keep_the_order_and_take_the_objects_in_one_piece(tmp_path, monkeypatch):
+    labels = folder_of_geojson(tmp_path / "whole")
+    whole = squares(seed=0)
+    last = whole.take(np.roll(np.arange(len(whole)), 5))  # the region in the middle of the file
+    write_geojson(tmp_path / "whole" / "annotations" / "t_1.geojson", last)
+    parts, concatenate = [], Annotations.concatenate
+    monkeypatch.setattr(Annotations, "concatenate", lambda one: parts.append(len(one)) or concatenate(one))
+    write_subset(folder(tmp_path / "whole"), tmp_path / "thin", Thinning(keep=0.5), labels)
+    assert max(parts) == 2  # one piece, and one region
+    monkeypatch.undo()
+    read = read_annotations(tmp_path / "thin" / "annotations" / "t_1.geojson")
+    found = [(read.class_names[k], *box) for k, box in zip(read.class_ids, read.bounds_px.tolist())]
+    given = [(last.class_names[k], *box) for k, box in zip(last.class_ids, last.bounds_px.tolist())]
+    kept = {one for one in found if one[0] != "Exhaustive"}
+    assert [one[0] for one in found].index("Exhaustive") > 0
+    assert [one for one in found if one in kept] == [one for one in given if one in kept]
+    assert [one in kept for one in found] == [
+        one in kept for one in given if one in kept or one[0] == "Exhaustive"
+    ]
 
 
 @pytest.mark.parametrize("regime", REGIMES)
@@ -229,6 +283,17 @@ def test_where_links_are_impossible_images_are_copied(tmp_path, monkeypatch):
     copy, original = (tmp_path / root / "images" / "t_1.png" for root in ("thin", "whole"))
     assert copy.read_bytes() == original.read_bytes()
     assert copy.stat().st_ino != original.stat().st_ino
+
+
+def test_only_images_are_links(tmp_path):
+    labels = folder_of_label_maps(tmp_path / "whole")
+    (tmp_path / "whole" / "split.json").write_text(json.dumps({"learn": ["t_1", "t_2"], "tune": ["v_1"]}))
+    source = FolderSource(
+        root=str(tmp_path / "whole"), split_file="split.json", train=("learn",), validation=("tune",)
+    )
+    write_subset(source, tmp_path / "thin", Thinning(), labels)
+    for name, linked in (("images/v_1.png", True), ("instances/v_1.png", False), ("split.json", False)):
+        assert (tmp_path / "thin" / name).samefile(tmp_path / "whole" / name) == linked
 
 
 def test_a_split_file_goes_with_its_images(tmp_path):

@@ -32,6 +32,7 @@ keeps what is worth telling as `builder.notes`, also when the data set is opened
 '''
 
 import dataclasses
+import hashlib
 import inspect
 import io
 import logging
@@ -90,6 +91,14 @@ class Example:
     instances: Integer[np.ndarray, "h w"] | None = None  # 0 = none, labels 1..n without a gap
     points_xy_px: Float[np.ndarray, "n 2"] | None = None  # pixel (0, 0) covers [0, 1] x [0, 1]
     boxes_xyxy_px: Float[np.ndarray, "n 4"] | None = None  # x0, y0, x1, y1, likewise
+
+
+def files_digest(folder: Path) -> str:
+    """Tells whether a folder holds other files than before: names and sizes, not contents."""
+    files = sorted(
+        (str(path.relative_to(folder)), path.stat().st_size) for path in folder.rglob("*") if path.is_file()
+    )
+    return hashlib.blake2b(repr(files).encode(), digest_size=16).hexdigest()
 
 
 class _Info(tfds.core.DatasetInfo):
@@ -200,6 +209,8 @@ class Dataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         found = self.find(Path(dl_manager.manual_dir))
+        metadata: Any = self.info.metadata
+        metadata["files"] = files_digest(Path(dl_manager.manual_dir))
         self._left, self._total = set(found), (0, 0)  # splits still to be counted; images and objects so far
         return {split: self._generate_examples(split, items) for split, items in found.items()}
 

@@ -210,16 +210,16 @@ def _tiles(marked: Marked, settings: TileSettings) -> tuple[list[Tile], list[str
     width, height = int(slide.width / scale + 1e-6), int(slide.height / scale + 1e-6)
     shown = np.zeros(len(marked.marks) + 1, bool)
     tiles = []
-    for x, y in _places(marked.marks, scale * side):
+    grid = (-(-width // side), -(-height // side))
+    for x, y in _places(marked.marks, scale * side, grid):
+        # The last tiles of a row and of a column are moved inwards: a sliver of one could train nothing.
         window = Window(
-            x_px=x * side * scale,
-            y_px=y * side * scale,
-            width=min(side, width - x * side),
-            height=min(side, height - y * side),
+            x_px=min(x * side, max(0, width - side)) * scale,
+            y_px=min(y * side, max(0, height - side)) * scale,
+            width=min(side, width),
+            height=min(side, height),
             scale=scale,
         )
-        if window.width < 1 or window.height < 1:  # a box may reach beyond the slide
-            continue
         labels = np.unique(rasterize(marked.marks, window))
         shown[labels] = True
         if labels[-1] > 0:
@@ -231,10 +231,11 @@ def _tiles(marked: Marked, settings: TileSettings) -> tuple[list[Tile], list[str
     return tiles, [note] if hidden else []
 
 
-def _places(marks: Annotations, side_px: float) -> list[tuple[int, int]]:
+def _places(marks: Annotations, side_px: float, grid: tuple[int, int]) -> list[tuple[int, int]]:
     """Columns and rows of the grid, row by row, that the bounding boxes of the marks meet."""
-    first = np.maximum(np.floor(marks.bounds_px[:, :2] / side_px), 0).astype(np.int64)
-    last = np.maximum(np.floor(marks.bounds_px[:, 2:] / side_px), 0).astype(np.int64)
+    corners = np.floor(marks.bounds_px / side_px).reshape(-1, 2, 2)
+    # A box may reach beyond the slide, and far: a stray vertex must not make a million tiles.
+    first, last = np.clip(corners, 0, np.array(grid) - 1).astype(np.int64).swapaxes(0, 1)
     places = {
         (int(y), int(x))
         for (x0, y0), (x1, y1) in zip(first, last)

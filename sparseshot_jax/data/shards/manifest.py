@@ -232,7 +232,11 @@ def read_finished(root: str, names: Sequence[str]) -> list[Finished]:
 
 
 def whole_shards(root: str) -> set[str]:
-    """Names of the shards that need no cutting again: marked as finished, and of the size they had then."""
+    """Names of the shards that need no cutting again.
+
+    They are marked as finished, without tiles that could not be read, and have the size they had then;
+    local ones the checksum too. Remote ones would have to be fetched for that.
+    """
     folder = storage.join(root, SHARDS)
     there = set(storage.list_names(folder))
 
@@ -241,7 +245,10 @@ def whole_shards(root: str) -> set[str]:
             (done,) = read_finished(root, [name])
         except InputError:
             return False
-        return storage.size_of(storage.join(folder, name)) == done.shard.bytes
+        url = storage.join(folder, name)
+        if done.faults or storage.size_of(url) != done.shard.bytes:
+            return False
+        return not storage.is_local(url) or checksum(storage.local_path(url)) == done.shard.checksum
 
     marked = [name for name in there if name.endswith(SUFFIX) and mark_name(name) in there]
     with ThreadPoolExecutor(_FETCHES) as pool:

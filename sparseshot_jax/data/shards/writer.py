@@ -67,7 +67,9 @@ def cut_shards(
     """Cut every tile of the tissue, and tiles round annotated objects, into ArrayRecord shards.
 
     A shard is there whole or not at all, and is not cut again. Stopped anywhere, the same call goes on
-    from there. A tile that cannot be read is left out, counted and named.
+    from there. A tile that cannot be read is left out, counted and named; the same call tries it again,
+    and cuts again each shard that is missing or damaged. Damage is known by the size, and by the checksum
+    where the shards are local; `reader.verify_shards` compares the checksums of remote ones.
 
     Args:
         cases: the training split.
@@ -88,11 +90,16 @@ def cut_shards(
     cut = CutSpec(tiles=spec, seed=seed, jpeg_quality=jpeg_quality)
     config = cut_config(cases, cut) | {"shard_tiles": shard_tiles}
     claim(out, config)
-    if storage.exists(storage.join(out, MANIFEST)):
-        return summarise(read_manifest(out), 0)
+    url = storage.join(out, MANIFEST)
+    whole = whole_shards(out)
+    if storage.exists(url):
+        manifest = read_manifest(out)
+        if not manifest.faults and whole.issuperset(shard.name for shard in manifest.shards):
+            return summarise(manifest, 0)
+        storage.remove(url)  # first: what it says of the shards will not hold
     with Workers(workers) as processes:
-        plan, faults = _plan(cases, cut, out, processes)
-        names, new = _cut(cases, plan, cut, out, shard_tiles, processes, on_progress)
+        plan, faults = _plan(cases, cut, out, shard_tiles, whole, processes)
+        names, new = _cut(cases, plan, cut, out, shard_tiles, whole, processes, on_progress)
     return summarise(commit(out, config, read_finished(out, names), faults), new)
 
 
@@ -102,13 +109,13 @@ def _cut(
     cut: CutSpec,
     out: str,
     shard_tiles: int,
+    whole: set[str],
     workers: Workers,
     on_progress: Progress | None,
 ) -> tuple[list[str], int]:
     """Names of all shards, and how many of them were cut now."""
     count = -(-len(plan) // shard_tiles)
     names = [f"{k:05d}{SUFFIX}" for k in range(count)]
-    whole = whole_shards(out)
     todo = [k for k, name in enumerate(names) if name not in whole]
     if on_progress:
         on_progress(count - len(todo), count)
@@ -206,28 +213,43 @@ def _cut_shard(folder: str, name: str, parts: Sequence[tuple[Case, np.ndarray]],
 
 
 def _plan(
-    cases: Sequence[Case], cut: CutSpec, out: str, workers: Workers
+    cases: Sequence[Case], cut: CutSpec, out: str, shard_tiles: int, whole: set[str], workers: Workers
 ) -> tuple[Int32[np.ndarray, "n 4"], tuple[LostTiles, ...]]:
-    """All tiles, in the order of the cases: case, y, x, object. Found once: tissue takes long to find."""
+    """All tiles, in the order of the cases: case, y, x, object. Found once: tissue takes long to find.
+
+    Cases that could not be planned are tried again; shards that hold other tiles then leave `whole`.
+    """
     url = storage.join(out, _PLAN)
-    if not storage.exists(url):
-        found = sorted(
-            workers.run(_plan_one, ((k, case, cut) for k, case in enumerate(cases))), key=lambda p: p[0]
-        )
+    before, faults = np.zeros((0, 4), np.int32), {case.name: "" for case in cases}
+    if storage.exists(url):
+        before, faults = _read_plan(url)
+    places = before
+    if faults:
+        todo = ((k, case, cut) for k, case in enumerate(cases) if case.name in faults)
+        found = sorted(workers.run(_plan_one, todo), key=lambda p: p[0])
         rows = [np.insert(p, 0, k, axis=1) for k, p, _ in found if p is not None]
         faults = {cases[k].name: message for k, p, message in found if p is None}
+        places = np.concatenate([before, *rows])
+        places = places[np.argsort(places[:, 0], kind="stable")]
+        for name in sorted(whole):
+            start = int(name.removesuffix(SUFFIX)) * shard_tiles
+            part = slice(start, start + shard_tiles)
+            if not np.array_equal(before[part], places[part]):
+                # before the plan is written: stopped in between, the next call plans again
+                storage.remove(storage.join(out, SHARDS, mark_name(name)))
+                whole.remove(name)
         content = io.BytesIO()
-        np.savez_compressed(
-            content,
-            places=np.concatenate([*rows, np.zeros((0, 4), np.int32)]),
-            faults=np.frombuffer(json.dumps(faults).encode(), np.uint8),
-        )
+        noted = np.frombuffer(json.dumps(faults).encode(), np.uint8)
+        np.savez_compressed(content, places=places, faults=noted)
         storage.write_bytes(url, content.getvalue())
+    return places, tuple(LostTiles(case=case, tiles=0, message=text) for case, text in faults.items())
+
+
+def _read_plan(url: str) -> tuple[Int32[np.ndarray, "n 4"], dict[str, str]]:
+    """The places, and why cases have none."""
     try:
         with np.load(io.BytesIO(storage.read_bytes(url)), allow_pickle=False) as stored:
-            faults = json.loads(stored["faults"].tobytes())
-            named = tuple(LostTiles(case=case, tiles=0, message=text) for case, text in faults.items())
-            return stored["places"], named
+            return stored["places"], dict(json.loads(stored["faults"].tobytes()))
     except InputError:
         raise
     except Exception as error:  # zipfile, zlib, json and numpy raise a dozen kinds for damaged bytes

@@ -19,7 +19,7 @@ def square(x, y, side):
 
 
 def save(root, name, marks, width=40, height=36):
-    """A slide of 40 x 36 pixels: 3 x 3 tiles of 16, the last of them 8 wide and 4 high."""
+    """A slide of 40 x 36 pixels: 3 x 3 tiles of 16, the last of them moved inwards."""
     root.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(len(name)).integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(root / f"{name}.png")
@@ -44,7 +44,7 @@ def test_tiles_hold_what_is_marked_on_them(tmp_path):
     builder = build(tmp_path)
     rows = {row["image_id"].decode(): row for row in builder.as_data_source("train")}
     # Three corners of the grid are marked, and the tile that the first square reaches into.
-    assert list(rows) == ["slide_0_0", "slide_16_0", "slide_0_16", "slide_32_32"]
+    assert list(rows) == ["slide_0_0", "slide_16_0", "slide_0_16", "slide_24_20"]
     names = list(builder.info.metadata["class_names"])
     assert names == ["cell", "stroma"]
     first = rows["slide_0_0"]
@@ -65,10 +65,9 @@ def test_tiles_hold_what_is_marked_on_them(tmp_path):
     disc = np.argwhere(point["instances"][..., 0])
     np.testing.assert_allclose(disc.mean(axis=0) + 0.5, [4.5, 4.5])
     assert 9 <= len(disc) <= 13  # radius 2 px
-    corner = rows["slide_32_32"]
-    assert corner["image"].shape == (4, 8, 3)  # cut where the slide ends
-    np.testing.assert_array_equal(corner["image"], pixels[32:, 32:])
-    assert (corner["instances"][1:3, 1:3] == 1).all()
+    corner = rows["slide_24_20"]
+    np.testing.assert_array_equal(corner["image"], pixels[20:, 24:])  # moved inwards where the slide ends
+    assert (corner["instances"][13:15, 9:11] == 1).all()
     assert [names[k] for k in corner["class_ids"]] == ["stroma"]
     assert {(row["mpp"], row["patient"]) for row in rows.values()} == {(0.5, b"slide")}
     again = prepare("til", manual_dir=None, data_dir=tmp_path / "built")
@@ -175,3 +174,14 @@ def test_bad_input(tmp_path):
         (tmp_path / "raw" / name).unlink()
     with pytest.raises(InputError, match=r"every slide is missing"):
         build(tmp_path)
+
+
+def test_other_files_than_it_was_built_from_are_told(tmp_path):
+    marks = Annotations.from_boxes([[1, 1, 4, 3]], "stroma")
+    save(tmp_path / "raw", "slide", marks)
+    build(tmp_path)
+    assert prepare("til", manual_dir=tmp_path / "raw", data_dir=tmp_path / "built")
+    save(tmp_path / "raw", "second", marks)
+    with pytest.raises(InputError, match="was built from other files"):
+        prepare("til", manual_dir=tmp_path / "raw", data_dir=tmp_path / "built")
+    assert prepare("til", manual_dir=None, data_dir=tmp_path / "built")

@@ -313,6 +313,38 @@ def test_tiles_of_a_bad_slide_are_left_out_counted_and_named(cases, tmp_path):
     assert ShardTiles(str(tmp_path / "out")).manifest.faults == summary.faults
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_repaired_slide_is_cut_by_the_same_call(cases, out, tmp_path, monkeypatch, begun):
+    def with_good_rows(rows):
+        given = Annotations.from_polygons(boxes((40, 10), (40, 100)), "a")
+        half = case_of(4, given, slide=BadSlide(good_rows=rows))
+        # in the midst of the plan, so that the tiles of later cases move to other shards
+        return [cases[0], case_of(3), cases[1], half, cases[2]]
+
+    def without_tissue(case, cut):
+        if case.name == "case3":
+            raise InputError("worse.tif: cannot be read.")
+        return plan_case(case, cut)
+
+    straight = str(tmp_path / "straight")
+    monkeypatch.setattr(shard_writer, "plan_case", without_tissue)
+    first = cut_shards(with_good_rows(64), SPEC, out, shard_tiles=8)
+    assert [fault.case for fault in first.faults] == ["case3", "case4"]
+    again = cut_shards(with_good_rows(64), SPEC, out, shard_tiles=8)
+    assert again.faults == first.faults
+    assert again.cut < again.shards  # those without faults are kept
+    if begun:
+        storage.remove(storage.join(out, "manifest.json"))
+    monkeypatch.setattr(shard_writer, "plan_case", plan_case)
+    repaired = cut_shards(with_good_rows(128), SPEC, out, shard_tiles=8)
+    whole = cut_shards(with_good_rows(128), SPEC, straight, shard_tiles=8)
+    assert repaired.faults == ()
+    assert dataclasses.replace(repaired, cut=0) == dataclasses.replace(whole, cut=0)
+    assert contents(out) == contents(straight)
+    assert verify_shards(out).records == whole.tiles
+    assert cut_shards(with_good_rows(128), SPEC, out, shard_tiles=8).cut == 0
+
+
 def test_nothing_to_cut(tmp_path, cases):
     out = str(tmp_path / "out")
     with pytest.raises(InputError, match="at least one case"):
@@ -367,6 +399,20 @@ def test_missing_short_and_changed_shards_are_told_with_the_remedy(cases, tmp_pa
     (out / "manifest.json").unlink()  # as the remedy says
     assert cut_shards(cases, SPEC, str(out), shard_tiles=100).cut == 1
     assert shard.read_bytes() == good
+
+
+def test_a_shard_changed_at_equal_size_is_cut_again(cases, tmp_path):
+    out = tmp_path / "out"
+    cut_shards(cases, SPEC, str(out), shard_tiles=10)
+    before = {name: (out / name).read_bytes() for name in files_of(out)}
+    shard = out / "shards" / "00002.arrayrecord"
+    changed = bytearray(shard.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    shard.write_bytes(changed)
+    kept = (out / "shards" / "00001.arrayrecord").stat().st_mtime_ns
+    assert cut_shards(cases, SPEC, str(out), shard_tiles=10).cut == 1
+    assert {name: (out / name).read_bytes() for name in files_of(out)} == before
+    assert (out / "shards" / "00001.arrayrecord").stat().st_mtime_ns == kept
 
 
 def test_a_bad_manifest_or_index(cases, tmp_path):
