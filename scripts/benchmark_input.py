@@ -26,6 +26,7 @@ from typing import Any
 
 import fastslide
 import numpy as np
+import simplejpeg
 import tyro
 from PIL import Image
 from rich.console import Console
@@ -81,6 +82,7 @@ def main(options: Options) -> None:
                 "fastslide": _bare(pool, _fastslide(case), windows),
                 "pipeline from slides": _pipeline(CutTiles([case], spec, tile_index([case], spec)), options),
                 "JPEG decoding": _bare(pool, _decode, _pictures(case, windows)),
+                "JPEG decoding, simplejpeg": _bare(pool, _decode_simply, _pictures(case, windows)),
                 "pipeline from shards": _pipeline(ShardTiles(shards), options),
                 **_torch_loaders(case, windows, options),
             }
@@ -156,6 +158,10 @@ def _pictures(case: Case, windows: list[Window]) -> list[bytes]:
 
 def _decode(picture: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(picture)))
+
+
+def _decode_simply(picture: bytes) -> np.ndarray:
+    return simplejpeg.decode_jpeg(picture, "RGB", fastdct=False, fastupsample=False)
 
 
 def _torch_loaders(case: Case, windows: list[Window], options: Options) -> dict[str, Run]:
