@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Int32, Int64, UInt8
 
-from sparseshot_jax.data.cases import Case, whole_window
+from sparseshot_jax.data.cases import Case, read_whole, whole_window
+from sparseshot_jax.data.cut_tiles import WHOLE_PX
 from sparseshot_jax.data.labels import TargetMaps
 from sparseshot_jax.data.shards.records import TilePlace, encode_record
 from sparseshot_jax.data.tile_grid import CaseGrid
@@ -119,8 +120,25 @@ class Cutter:
             cell=of_object < 0,
             classes=self._held(y, x),
         )
-        image = np.ascontiguousarray(self._case.slide.read(window))
+        image = np.ascontiguousarray(self._pixels(y, x))
         return place.key, encode_record(place, image, ground, label, jpeg_quality=self._spec.jpeg_quality)
+
+    def _pixels(self, y: int, x: int) -> UInt8[np.ndarray, "t t 3"]:
+        """Of a tile; of a small image as a crop of the whole, which is decoded once."""
+        side = self._grid.tile_px
+        if self._whole is None:
+            return self._case.slide.read(self._grid.window(y, x))
+        return self._whole[y : y + side, x : x + side]
+
+    @functools.cached_property
+    def _whole(self) -> UInt8[np.ndarray, "h w 3"] | None:
+        """None where the image is large, or damaged: then some of its tiles may still be read."""
+        if self._grid.height * self._grid.width > WHOLE_PX:
+            return None
+        try:
+            return read_whole(self._case, self._spec.tiles.mpp)
+        except InputError:
+            return None
 
     @functools.cached_property
     def _objects(self) -> tuple[np.ndarray, np.ndarray]:
