@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import io
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from sparseshot_jax.data import storage
+from sparseshot_jax.errors import InputError
 
 _BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
@@ -44,18 +44,8 @@ def save_mask(key: str, mask: Bool[np.ndarray, "h w"]) -> None:
     """Keep a mask, if the folder can be written to."""
     data = io.BytesIO()
     np.savez_compressed(data, key=np.array(key), shape=np.array(mask.shape), bits=np.packbits(mask))
-    path = _file(key)
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data.getbuffer())
-            os.replace(part, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(part)
-            raise
+    with contextlib.suppress(InputError):
+        storage.write_bytes(str(_file(key)), data.getvalue())
 
 
 def _file(key: str) -> Path:

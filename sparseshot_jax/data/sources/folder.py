@@ -15,12 +15,12 @@ from sparseshot_jax.data.cases import Case, Splits
 from sparseshot_jax.data.formats import format_of, read_annotations
 from sparseshot_jax.data.formats.label_map import read_label_map
 from sparseshot_jax.data.formats.points_json import read_points_json
-from sparseshot_jax.data.labels import LabelSpec, check_classes, wanted
+from sparseshot_jax.data.labels import LabelSpec, check_classes
 from sparseshot_jax.data.slides.slide import Slide, open_slide
 from sparseshot_jax.data.sources.annotation_files import SUFFIXES
 from sparseshot_jax.data.sources.overlap_check import check_disjoint
 from sparseshot_jax.data.sources.placement import inside
-from sparseshot_jax.data.sparsify import nested_subset, without
+from sparseshot_jax.data.sources.sparse_case import sparse_case
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Window
 
@@ -71,7 +71,9 @@ class FolderSource:
             for stem in stems:
                 case, found = self._case(stem, images[stem], annotations[stem], labels)
                 notes += found
-                cases[split].append(self._sparse(case, seed) if split == "train" else case)
+                if split == "train":
+                    case = sparse_case(case, self.keep, seed=seed, image=case.name)
+                cases[split].append(case)
         unused = len(images) - sum(map(len, splits.values()))
         if unused:
             notes.append(f"{unused} of {len(images)} images are in no split.")
@@ -139,19 +141,6 @@ class FolderSource:
             )
         _check_label_map_size(path, slide, image)
         return read_label_map(path, class_name=labels.names[0])
-
-    def _sparse(self, case: Case, seed: int) -> Case:
-        is_object = wanted(case.given, case.labels)
-        kept = nested_subset(
-            int(is_object.sum()),
-            self.keep,
-            seed=seed,
-            dataset="folder",  # and not the root's name: a folder that is moved keeps its subset
-            image=case.name,
-        )
-        gone = np.zeros(len(is_object), bool)
-        gone[is_object] = ~kept
-        return dataclasses.replace(case, given=without(case.given, gone, case.labels))
 
 
 class ImageFile:

@@ -10,11 +10,11 @@ import numpy as np
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.cases import Case, Splits
 from sparseshot_jax.data.formats.label_map import label_map_to_annotations
-from sparseshot_jax.data.labels import LabelSpec, check_classes, wanted
+from sparseshot_jax.data.labels import LabelSpec, check_classes
 from sparseshot_jax.data.sources.encoded_image import EncodedSlide
 from sparseshot_jax.data.sources.overlap_check import check_disjoint, check_parts
 from sparseshot_jax.data.sources.placement import inside
-from sparseshot_jax.data.sparsify import nested_subset, without
+from sparseshot_jax.data.sources.sparse_case import sparse_case
 from sparseshot_jax.errors import InputError
 
 _SPLITS = ("train", "validation", "test")
@@ -60,7 +60,7 @@ class TfdsSource:
                     case, found = self._case(record, name, class_names, labels)
                     notes += found
                     if split == "train":
-                        case = self._sparse(case, record["image_id"], seed)
+                        case = sparse_case(case, self.keep, seed=seed, image=record["image_id"])
                     cases[split][case.name] = case
                     patients[case.name] = record["patient"]
         # By name, as from a folder.
@@ -118,14 +118,6 @@ class TfdsSource:
             labels=labels,
         )
         return case, [*notes, *(f"{place}: {note}" for note in outside)]
-
-    def _sparse(self, case: Case, image_id: str, seed: int) -> Case:
-        is_object = wanted(case.given, case.labels)
-        # The key of `FolderSource`: one image has one subset, wherever it comes from.
-        kept = nested_subset(int(is_object.sum()), self.keep, seed=seed, dataset="folder", image=image_id)
-        gone = np.zeros(len(is_object), bool)
-        gone[is_object] = ~kept
-        return dataclasses.replace(case, given=without(case.given, gone, case.labels))
 
 
 def _records(builder: Any, name: str, split: str) -> Iterator[dict[str, Any]]:
