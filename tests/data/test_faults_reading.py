@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,7 +40,11 @@ def streams(data):
 
 
 def damage(path, how, stream=5):
-    """Overwrite part of one tile in place: by default row 1, column 1 of the finest level."""
+    """Overwrite part of one tile: by default row 1, column 1 of the finest level.
+
+    The damaged file takes the place of the sound one. A thread that still reads must not find its tile
+    damaged after it was looked at: fastslide would hang.
+    """
     data = bytearray(path.read_bytes())
     begin, end = streams(data)[stream : stream + 2]
     half = (begin + end) // 2
@@ -51,7 +56,9 @@ def damage(path, how, stream=5):
         data[half : half + 2] = b"\xff\xb2"
     elif how == "tables":
         data[begin + 20 : begin + 60] = bytes(40)
-    path.write_bytes(data)
+    damaged = path.with_suffix(".damaged")
+    damaged.write_bytes(data)
+    damaged.replace(path)
 
 
 KINDS = ("zeros", "noise", "marker", "tables")
@@ -134,7 +141,7 @@ def two(tmp_path):
         write_slide(path, k)
     cases = [case(path) for path in paths]
     spec = TileSpec(tile_px=64, mpp=0.5, min_tissue=0.0)
-    return CutTiles(cases, spec, tile_index(cases, spec), whole_px=0), paths[1]
+    return CutTiles(cases, spec, tile_index(cases, spec), whole_px=0), cases[1].slide
 
 
 def collect(tiles, said, n=16, **options):
@@ -146,9 +153,10 @@ def collect(tiles, said, n=16, **options):
 
 
 def test_a_slide_that_goes_bad_leaves_blank_tiles_and_shifts_nothing(two):
-    tiles, path = two
+    tiles, slide = two
     before, _ = collect(tiles, [])
-    damage(path, "zeros")
+    damage(Path(slide.path), "zeros")
+    slide.close()
     said = []
     after, faults = collect(tiles, said, threads=4)
     serial, _ = collect(tiles, [], threads=0)
@@ -163,12 +171,13 @@ def test_a_slide_that_goes_bad_leaves_blank_tiles_and_shifts_nothing(two):
     assert lost == faults.faults > 0
     assert lost < 30  # of 128: about one stored tile in 32 is bad, and 64 px windows meet its surroundings
     (message,) = said  # once a file and reason, though every place is another
-    assert message.startswith(f"a tile was left out of training: {path}: level 0, x ")
+    assert message.startswith(f"a tile was left out of training: {slide.path}: level 0, x ")
 
 
 def test_the_message_comes_from_worker_processes_too(two):
-    tiles, path = two
-    damage(path, "noise")
+    tiles, slide = two
+    damage(Path(slide.path), "noise")
+    slide.close()
     ours, theirs = [], []
     plain, _ = collect(tiles, ours, n=6)
     workers, _ = collect(tiles, theirs, n=6, workers=1)
@@ -241,7 +250,8 @@ class Sleeper(Bad):
         return super().read(place, rng)
 
 
-def test_reading_that_hangs_is_an_error_with_the_file():
+def test_reading_that_hangs_is_an_error_with_the_file(monkeypatch):
+    monkeypatch.setattr(slides, "_READING", {})  # of this test alone
     batches = train_batches(Sleeper(4, lambda k: False), batch_size=1, seed=0, stall_s=0.2)
     with pytest.raises(InputError, match=r"share/slow\.svs: has been read for 0 s, and no batch came"):
         next(batches)
