@@ -36,6 +36,25 @@ class Window:
     scale: float = 1.0  # level-0 pixels per output pixel
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a model is trained on beside the ground and the class of each pixel."""
+
+    objects: int = 0  # boxes a tile at most; above 0, `ground` is drawn without the wanted objects
+    distance: bool = False  # the depth of each pixel in its object
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objects:
+    """The annotated objects of each tile of a batch, in a fixed number of places."""
+
+    boxes_yxyx_px: Float[Array, "b n 4"]  # top, left, bottom, right; tile pixels, may reach beyond it
+    label: UInt8[Array, "b n"]  # class 1..C; 0 = an object of unknown class, or no object
+    present: Bool[Array, "b n"]  # False: no object in this place, its box is 0
+    left_out: Int[Array, "b"]  # objects for which there was no place
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -45,6 +64,9 @@ class Batch:
     ground: UInt8[Array, "b h w"]  # `Ground` codes
     label: UInt8[Array, "b h w"]  # class 1..C where annotated, 0 elsewhere
     valid: Bool[Array, "b"]  # False for a tile that only pads the batch; its ground is IGNORED
+    objects: Objects | None = None  # where the model's `Needs` ask for them
+    # Distance to the object's border over the largest in that object, as 1..255 inside wanted objects.
+    distance: UInt8[Array, "b h w"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -80,6 +102,27 @@ class Terms:
     weights: Float[Array, "*b"]  # 1 where valid, kept or dropped alike; 0 where ignored
     kept: Bool[Array, "*b"]  # False on unannotated elements whose term is dropped
     capped: Float[Array, "*b"]  # `values` with dropped terms held at the threshold: a continuous curve
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CellOutput:
+    """What a detector says of every cell of its grid and every anchor in it."""
+
+    objectness: Float[Array, "b h w a"]  # logit of "an object's centre lies here", float32
+    boxes_yxyx_px: Float[Array, "b h w a 4"]  # top, left, bottom, right; pixels of the input, float32
+    classes: Float[Array, "b h w a c"]  # a logit for each of the C classes (softmax), float32
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Detections:
+    """Objects found in each image of a batch, in a fixed number of places, best score first."""
+
+    boxes_yxyx_px: Float[Array, "b n 4"]  # pixels of the input; 0 where not valid
+    score: Float[Array, "b n"]  # p of an object, [0, 1]; 0 where not valid
+    classes: Float[Array, "b n c"]  # p of each class given an object; sums to 1
+    valid: Bool[Array, "b n"]  # False: no object in this place
 
 
 @jax.tree_util.register_dataclass

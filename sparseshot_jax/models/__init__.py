@@ -9,11 +9,22 @@ from jaxtyping import Array, Float
 
 from sparseshot_jax.models.layers import scale_image
 from sparseshot_jax.models.unet import UNet, UNetSpec
+from sparseshot_jax.types import Needs
 
 
 @runtime_checkable
 class Model(Protocol):
     """What the framework asks of a model's spec. A frozen dataclass with these will do."""
+
+    @property
+    def task(self) -> str:
+        """What is learnt: "segmentation" (a class for each pixel) or "detection" (boxes)."""
+        ...
+
+    @property
+    def needs(self) -> Needs:
+        """What it is trained on beside the ground and the class of each pixel."""
+        ...
 
     @property
     def multiple(self) -> int:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.models.layers import FORMS, NORMS, Forms, forms
+from sparseshot_jax.types import Needs
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -47,6 +48,16 @@ class UNetSpec:
         for name, known in (("norm", NORMS), ("dtype", _DTYPES), ("form", ("auto", *FORMS))):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}.")
+
+    @property
+    def task(self) -> str:
+        """What is learnt: see `Model`."""
+        return "segmentation"
+
+    @property
+    def needs(self) -> Needs:
+        """Nothing beside the ground and the class of each pixel."""
+        return Needs()
 
     @property
     def multiple(self) -> int:
