@@ -43,7 +43,7 @@ from sparseshot_jax.data.slides.pyramid import write_pyramid
 from sparseshot_jax.data.slides.slide import open_slide
 from sparseshot_jax.data.synthetic.scene import Scene, SyntheticSlide
 from sparseshot_jax.data.tiles import TileSpec, draw_tile, tile_index
-from sparseshot_jax.types import Window
+from sparseshot_jax.types import Needs, Window
 
 _MPP = 0.5
 _PATCH_PX = 1024  # drawn once and repeated: the reader does not mind
@@ -58,6 +58,8 @@ class Options:
     size: int = 16384  # side of the slide, level-0 pixels
     tile: int = 512  # side of a training tile, pixels
     batch: int = 8  # tiles a batch
+    objects: int = 0  # places for boxes a tile that the pipelines give, as to a detector
+    distance: bool = False  # the pipelines draw the depth of each pixel in its cell, too
     threads: int = 4  # of the pipeline and of the bare readers alike
     workers: int = os.cpu_count() or 1  # processes of the PyTorch loaders
     loader_targets: bool = True  # the PyTorch loaders draw targets too, as training needs them
@@ -76,11 +78,13 @@ def main(options: Options) -> None:
         case = _case(path, options.size)
         windows = _windows(case, spec, options.batch * options.batches)
         shards = str(Path(scratch) / "shards")
-        cut_shards([case], spec, shards)
+        needs = Needs(objects=options.objects, distance=options.distance)
+        cut_shards([case], spec, shards, needs=needs)
+        tiles = CutTiles([case], spec, tile_index([case], spec), needs=needs)
         with ThreadPoolExecutor(options.threads) as pool:
             runs = {
                 "fastslide": _bare(pool, _fastslide(case), windows),
-                "pipeline from slides": _pipeline(CutTiles([case], spec, tile_index([case], spec)), options),
+                "pipeline from slides": _pipeline(tiles, options),
                 "JPEG decoding": _bare(pool, _decode, _pictures(case, windows)),
                 "JPEG decoding, simplejpeg": _bare(pool, _decode_simply, _pictures(case, windows)),
                 "pipeline from shards": _pipeline(ShardTiles(shards), options),

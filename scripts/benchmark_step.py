@@ -29,6 +29,7 @@ from rich.table import Table
 from sparseshot_jax.losses import CrossEntropy, FocalExclusive, Loss
 from sparseshot_jax.models import UNetSpec
 from sparseshot_jax.training.augment import AugmentSpec
+from sparseshot_jax.training.segmentation import segmentation
 from sparseshot_jax.training.step import init_state, make_train_step
 from sparseshot_jax.types import Batch, Hyper, Measures, TrainState
 
@@ -109,7 +110,10 @@ class Stepper:
         optimizer = optax.scale_by_adam()
         graphdef, self.state = init_state(model, optimizer, ema=False)
         step = make_train_step(
-            graphdef=graphdef, terms=loss.terms, optimizer=optimizer, augmentation=_NO_AUGMENTATION
+            graphdef=graphdef,
+            objective=segmentation(model.spec, loss.terms),
+            optimizer=optimizer,
+            augmentation=_NO_AUGMENTATION,
         )
         self.traces = 0  # each is a compilation
 

@@ -18,6 +18,9 @@ from sparseshot_jax.data.tiles import TileSpec
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.losses import LOSSES, Loss
 from sparseshot_jax.models import MODELS, Model
+from sparseshot_jax.models.decode import DecodeSpec
+from sparseshot_jax.predict.detections import GEOMETRIES
+from sparseshot_jax.predict.watershed import SplitSpec
 from sparseshot_jax.training.augment import AugmentSpec
 from sparseshot_jax.training.optimizer import OptimizerSpec
 
@@ -66,14 +69,19 @@ class TrainSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PredictSpec:
-    """From probabilities to objects."""
+    """From a model's output to objects."""
 
-    threshold: float = 0.5  # a pixel is foreground above it, (0, 1)
+    threshold: float = 0.5  # a pixel is foreground, a detection an object above it, (0, 1)
     core_px: int = 512  # side of a tile without its halo, pixels at the model's resolution
     batch_size: int = 4  # tiles a forward pass
     min_area_um2: float = 8.0  # smaller objects are left out, square micrometres
     simplify_px: float = 0.25  # outlines may be off by this for fewer vertices, model pixels, >= 0
     tissue_only: bool = True  # skip tiles of bare glass
+    instances: bool = False  # segmentation: part cells that touch
+    largest_um: float = 25.0  # with instances: diameter of the largest object, micrometres, > 0
+    split: SplitSpec = SplitSpec()  # with instances: when one area is several objects
+    decode: DecodeSpec = DecodeSpec(iou=0.3)  # detection: which candidates are one object
+    geometry: str = "box"  # detection: of the objects, box or point
 
     def __post_init__(self) -> None:
         if not 0.0 < self.threshold < 1.0:
@@ -81,6 +89,33 @@ class PredictSpec:
         for name in ("core_px", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"predict.{name} must be at least 1; got {getattr(self, name)}.")
+        if not 0.0 < self.largest_um < math.inf:
+            raise InputError(f"predict.largest_um must be above 0; got {self.largest_um}. Try 25.")
+        if self.geometry not in GEOMETRIES:
+            raise InputError(
+                f"predict.geometry must be {' or '.join(GEOMETRIES)}; got {self.geometry!r}. Try box."
+            )
+        if self.decode.soft_sigma:
+            raise InputError(
+                "predict.decode.soft_sigma must be 0: across the tiles of a slide suppression is hard. "
+                "`models.decode.detect` is soft on single images."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeasureSpec:
+    """When a prediction and a true object are one and the same."""
+
+    distance_um: float = 3.0  # centres at most this far apart, > 0
+    iou: float = 0.5  # boxes overlap at least so much, (0, 1]
+    exclusive_class: str = ""  # class for which the exclusive recall is kept image by image
+
+    def __post_init__(self) -> None:
+        if not (0.0 < self.distance_um < math.inf and 0.0 < self.iou <= 1.0):
+            raise InputError(
+                "measure.distance_um must be above 0 and measure.iou in (0, 1]; got "
+                f"{self.distance_um} and {self.iou}. Try 3 and 0.5."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,6 +133,7 @@ class ExperimentConfig:
     optimizer: OptimizerSpec = OptimizerSpec()
     train: TrainSpec = TrainSpec()
     predict: PredictSpec = PredictSpec()
+    measure: MeasureSpec = MeasureSpec()
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -109,8 +145,14 @@ class ExperimentConfig:
             lower = self.tiles.tile_px // self.model.multiple * self.model.multiple
             options = [n for n in (lower, lower + self.model.multiple) if n]
             raise InputError(
-                f"tiles.tile_px must be divisible by {self.model.multiple}, which the model's depth asks "
+                f"tiles.tile_px must be divisible by {self.model.multiple}, which the model asks "
                 f"for; got {self.tiles.tile_px}. Try {' or '.join(map(str, options))}."
+            )
+        wanted = self.measure.exclusive_class
+        if wanted and wanted not in self.labels.names:
+            raise InputError(
+                f"measure.exclusive_class must be one of labels.classes, {', '.join(self.labels.names)}; "
+                f"got {wanted!r}."
             )
 
 
@@ -187,7 +229,7 @@ def _executed(path: Path) -> Any:
 _FREE = (
     *("train.workers", "train.threads", "train.devices", "train.tensorboard", "train.max_fault_share"),
     *("train.log_every", "train.validate_every", "train.checkpoint_every"),
-    *("predict", "name", "data.root", "data.slides", "data.annotations", "data.truth", "data.cache"),
+    *("predict", "measure", "name", "data.root", "data.slides", "data.annotations", "data.truth", "data.cache"),
 )
 
 

@@ -2,20 +2,23 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jaxtyping import Float64
 
 from sparseshot_jax import metrics, pictures
 from sparseshot_jax.ablate import Trial
 from sparseshot_jax.config import ExperimentConfig, override, to_json
-from sparseshot_jax.data.cases import Source, Splits
+from sparseshot_jax.data.cases import Case, Source, Splits, scale_at
 from sparseshot_jax.data.cut_tiles import CutTiles
-from sparseshot_jax.data.labels import LabelSpec
+from sparseshot_jax.data.labels import LabelSpec, wanted
 from sparseshot_jax.data.pipeline import train_batches
 from sparseshot_jax.data.shards.reader import ShardTiles
+from sparseshot_jax.data.tile_objects import object_boxes_px
 from sparseshot_jax.data.tiles import tile_index
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.evaluate import by_truth, pixel_counts
@@ -81,7 +84,8 @@ def train(
     for note in splits.notes:
         reporter.note(note)
 
-    state = jax.device_put(fresh_state(config), sharding.replicated(mesh))
+    sizes = object_sizes_px(splits.train, config) if config.model.needs.objects else None
+    state = jax.device_put(fresh_state(config, sizes), sharding.replicated(mesh))
     batches = train_batches(
         tiles,
         batch_size=config.train.batch_size // jax.process_count(),
@@ -130,6 +134,17 @@ def train(
     return run_of(folder, config, state)
 
 
+def object_sizes_px(cases: Sequence[Case], config: ExperimentConfig) -> Float64[np.ndarray, "n 2"]:
+    """Height and width of the annotated objects' boxes, pixels at the model's resolution."""
+    sizes = [np.zeros((0, 2))]
+    for case in cases:
+        objects = case.given.take(wanted(case.given, case.labels))
+        boxes = object_boxes_px(objects, case.labels, mpp=case.mpp)
+        scale = scale_at(case.slide, case.mpp, config.tiles.mpp)
+        sizes.append((boxes[:, 2:] - boxes[:, :2])[:, ::-1] / scale)
+    return np.concatenate(sizes)
+
+
 def training_tiles(config: ExperimentConfig, splits: Splits) -> CutTiles | ShardTiles:
     """Where the training tiles of a config come from: cut from its cases, or read from its shards.
 
@@ -139,7 +154,8 @@ def training_tiles(config: ExperimentConfig, splits: Splits) -> CutTiles | Shard
     if not config.train.shards:
         if not splits.train:
             raise InputError("training needs at least one case; the training split is empty.")
-        return CutTiles(splits.train, config.tiles, tile_index(splits.train, config.tiles))
+        index = tile_index(splits.train, config.tiles)
+        return CutTiles(splits.train, config.tiles, index, needs=config.model.needs)
     tiles = ShardTiles(
         config.train.shards,
         annotated_share=config.tiles.annotated_share,
@@ -161,10 +177,12 @@ def training_tiles(config: ExperimentConfig, splits: Splits) -> CutTiles | Shard
 
 
 def validate(run: Run, splits: Splits) -> dict[str, Any]:
-    """One validation row: Dice on dense images, or recall beside area on held-out objects."""
+    """One validation row: Dice or F1 on dense images, or what held-out objects support."""
     dense, sparse = by_truth(splits.validation)
     row: dict[str, Any] = {}
-    if dense:
+    if dense and run.detects:
+        row |= _detection_row(run.measure(dense, threshold_carried=None, split="validation", seed=0))
+    elif dense:
         counts = pixel_counts(run.probability_map, dense, mpp=run.config.tiles.mpp)
         best = metrics.best_threshold(counts)
         pooled = counts.sum(0)
@@ -177,6 +195,16 @@ def validate(run: Run, splits: Splits) -> dict[str, Any]:
     if sparse:
         row |= run.measure_held_out(sparse)
     return row
+
+
+def _detection_row(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    fixed, best = (evaluation["operating_points"][point] for point in ("fixed", "oracle"))
+    return {
+        "f1_distance": fixed["f1_distance"]["mean"],
+        "f1_iou": fixed["f1_iou"]["mean"],
+        "best_threshold": best["threshold"],
+        "f1_distance_best": best["f1_distance"]["mean"],
+    }
 
 
 def run_trial(config: ExperimentConfig, trial: Trial, folder: Path) -> dict[str, float]:
@@ -195,7 +223,8 @@ def run_trial(config: ExperimentConfig, trial: Trial, folder: Path) -> dict[str,
     if not splits.test:
         return {"loss": run.rows()[-1]["loss"]}
     points = run.evaluate(splits)["operating_points"]
-    return {f"dice_pooled_{name}": point["dice_pooled"]["mean"] for name, point in points.items()}
+    measure = "f1_distance" if run.detects else "dice_pooled"
+    return {f"{measure}_{name}": point[measure]["mean"] for name, point in points.items()}
 
 
 def trial_config(config: ExperimentConfig, trial: Trial) -> ExperimentConfig:

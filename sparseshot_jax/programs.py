@@ -2,20 +2,23 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
+from jaxtyping import Float64
 
 from sparseshot_jax.config import ExperimentConfig
 from sparseshot_jax.losses import Loss, form
 from sparseshot_jax.models import Model
+from sparseshot_jax.models.decode import DecodeSpec, detect
 from sparseshot_jax.training.augment import AugmentSpec
 from sparseshot_jax.training.optimizer import OptimizerSpec, make_optimizer, rate_schedule
 from sparseshot_jax.training.step import init_state, make_eval_step, make_train_step
-from sparseshot_jax.types import Hyper, TrainState
+from sparseshot_jax.training.tasks import TASKS
+from sparseshot_jax.types import Detections, Hyper, TrainState
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ def form_of(config: ExperimentConfig) -> Form:
     """Equal for two configs that differ in traced numbers alone: they share one compilation."""
     defaults = OptimizerSpec()
     return Form(
-        model=_without_traced(config.model),
+        model=without_traced(config.model),
         loss=form(config.loss),
         augment=config.augment,
         optimizer=dataclasses.replace(
@@ -56,10 +59,13 @@ def form_of(config: ExperimentConfig) -> Form:
     )
 
 
-def _without_traced(spec: Any) -> Any:
+def without_traced(spec: Any) -> Any:
     """The spec with those fields at their defaults that change numbers and no program."""
-    traced = [f for f in dataclasses.fields(spec) if f.metadata.get("traced")]
-    return dataclasses.replace(spec, **{f.name: f.default for f in traced})
+    return dataclasses.replace(spec, **{f.name: f.default for f in _traced_fields(spec)})
+
+
+def _traced_fields(spec: Any) -> list[dataclasses.Field]:
+    return [f for f in dataclasses.fields(spec) if f.metadata.get("traced")]
 
 
 _STEPS: list[Any] = []  # every train step made, to count compilations
@@ -70,21 +76,41 @@ def programs(shape: Form) -> Programs:
     """The compiled programs of a form; a second trial of the form compiles nothing."""
     model = shape.model.build(classes=shape.classes, rngs=nnx.Rngs(0))
     graphdef = nnx.split(model, nnx.Param, ...)[0]
+    task = TASKS[shape.model.task]
     step = make_train_step(
         graphdef=graphdef,
-        terms=shape.loss.terms,
+        objective=task.objective(shape.model, shape.loss.terms),
         optimizer=make_optimizer(shape.optimizer),
         augmentation=shape.augment,
         micro_batches=shape.micro_batches,
     )
     train_step = jax.jit(step, donate_argnames=("state",))
     _STEPS.append(train_step)
-    return Programs(train_step=train_step, eval_step=jax.jit(make_eval_step(graphdef)))
+    return Programs(train_step=train_step, eval_step=jax.jit(make_eval_step(graphdef, task.infer(shape.model))))
 
 
-def fresh_state(config: ExperimentConfig) -> TrainState:
-    """The state that training starts from, decided by the config's seed."""
+@functools.cache
+def detector(shape: Form, decode: DecodeSpec) -> Callable[..., Detections]:
+    """Jitted (variables, images, limits) -> `Detections`; `limits` of `detection_limits` are traced."""
+    eval_step = programs(shape).eval_step
+    stride = shape.model.multiple
+
+    def step(variables: Any, images: Any, limits: Mapping[str, Any]) -> Detections:
+        return detect(eval_step(variables, images), decode, stride_px=stride, **limits)[0]
+
+    return jax.jit(step)
+
+
+def fresh_state(
+    config: ExperimentConfig, sizes_px: Float64[np.ndarray, "n 2"] | None = None
+) -> TrainState:
+    """The state that training starts from, decided by the config's seed.
+
+    `sizes_px`: height and width of the training set's objects, from which a detector takes its anchors.
+    """
     model = config.model.build(classes=len(config.labels.names), rngs=nnx.Rngs(config.seed))
+    if sizes_px is not None:
+        model.fit_anchors(sizes_px)
     return init_state(model, make_optimizer(config.optimizer), ema=config.train.ema_decay > 0)[1]
 
 
@@ -94,11 +120,14 @@ def hyper_schedule(config: ExperimentConfig) -> Callable[[int], Hyper]:
     rate = rate_schedule(config.optimizer, total)
     shares = np.asarray(jax.vmap(rate)(np.arange(total)), np.float32)
 
+    numbers = {f.name: np.float32(getattr(config.model, f.name)) for f in _traced_fields(config.model)}
+
     def hyper_at(step: int) -> Hyper:
         # A young average follows closely, or it would remember the random start.
         decay = min(config.train.ema_decay, (1 + step) / (10 + step))
         return Hyper(
             loss={k: np.float32(v) for k, v in config.loss.hyper(step / total).items()},
+            model=numbers,
             learning_rate=np.float32(config.optimizer.learning_rate * shares[step]),
             ema_decay=np.float32(decay),
             seed=np.uint32(config.seed),

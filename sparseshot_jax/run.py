@@ -10,25 +10,32 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8
 
-from sparseshot_jax import metrics
+from sparseshot_jax import find, metrics
 from sparseshot_jax.config import ExperimentConfig, load_config
 from sparseshot_jax.data.annotations import Annotations
-from sparseshot_jax.data.cases import Case, Splits, scale_at
+from sparseshot_jax.data.cases import Case, Splits
 from sparseshot_jax.data.slides.slide import Slide, open_slide
 from sparseshot_jax.data.slides.tissue import tissue_mask
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.evaluate import (
     by_truth,
+    detection_threshold,
     foreground_of,
+    found_objects,
+    image_objects,
     measure_dense,
+    measure_detections,
     measure_sparse,
+    measure_sparse_detections,
     pixel_counts,
 )
-from sparseshot_jax.predict import Prediction, predict, probability_map
-from sparseshot_jax.programs import form_of, fresh_state, programs
+from sparseshot_jax.predict import DetectionPart, Prediction, probability_map
+from sparseshot_jax.programs import detector, form_of, fresh_state, programs, without_traced
 from sparseshot_jax.training.checkpoint import Checkpoints
 from sparseshot_jax.training.log import read_rows
-from sparseshot_jax.types import TrainState
+from sparseshot_jax.types import Detections, TrainState
+
+FLOOR = 0.02  # of a detection's score, down to which thresholds can be compared
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,13 +47,32 @@ class Run:
     variables: tuple[Any, Any]  # parameters and statistics, averaged where the config says so
     step: int
 
+    @property
+    def detects(self) -> bool:
+        """Whether the model gives boxes, and not a class for each pixel."""
+        return self.config.model.task == "detection"
+
+    def infer(self, images: UInt8[np.ndarray, "b h w 3"]) -> Any:
+        """What the model says of RGB images whose sides it can take, as its task has it.
+
+        `CellOutput` of a detector; else p of each class [b, h, w, C], and the depth behind it where the
+        model has one.
+        """
+        return programs(form_of(self.config)).eval_step(self.variables, images)
+
     def probability(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[Array, "b h w c"]:
         """p of each class at every pixel of RGB images whose sides the model can take."""
-        return programs(form_of(self.config)).eval_step(self.variables, images)
+        return self.infer(images)[..., : len(self.config.labels.names)]
+
+    def detect(self, images: UInt8[np.ndarray, "b h w 3"]) -> Detections:
+        """A detector's objects in RGB images whose sides it can take, down to a score of `FLOOR`."""
+        spec = self.config.predict.decode
+        limits = spec.limits(mpp=self.config.tiles.mpp) | {"threshold": FLOOR}
+        return detector(form_of(self.config), without_traced(spec))(self.variables, images, limits)
 
     def probability_map(self, case: Case) -> Float32[np.ndarray, "h w"]:
         """p of foreground of a whole image or slide at the model's resolution."""
-        p = probability_map(self.probability, case.slide, **self._tiling(case.slide, case.mpp))
+        p = probability_map(self.probability, case.slide, **find.tiling(self.config, case.slide, case.mpp))
         return foreground_of(p)
 
     def predict_stream(
@@ -57,8 +83,11 @@ class Run:
         mpp: float | None = None,
         threshold: float | None = None,
         on_progress: Callable[[int, int, int], None] = lambda done, total, objects: None,
-    ) -> Iterator[Prediction]:
+    ) -> Iterator[Prediction] | Iterator[DetectionPart]:
         """Objects of an image or slide of any size, as they are complete; memory stays bounded.
+
+        Polygons of a segmentation (parted where they touch, if `predict.instances` says so); boxes or
+        points of a detector.
 
         Args:
             slide: what `open_slide` gives.
@@ -78,40 +107,37 @@ class Run:
                 f"{slide.path}: the file does not say how large a pixel is. Give --mpp, the micrometres a "
                 f"full-resolution pixel (0.25 is usual at 40x, 0.5 at 20x{hint})."
             )
-        return predict(
-            self.probability,
+        return find.objects(
+            self.config,
+            self.infer,
             slide,
-            class_names=self.config.labels.names,
+            mpp,
             threshold=spec.threshold if threshold is None else threshold,
-            min_area_um2=spec.min_area_um2,
-            simplify_px=spec.simplify_px,
             region=region,
             tissue=tissue_mask(slide) if spec.tissue_only else None,
             on_progress=on_progress,
-            **self._tiling(slide, mpp),
         )
 
-    def predict(self, image: str | Path | Slide, **options: Any) -> Prediction:
+    def predict(self, image: str | Path | Slide, **options: Any) -> Prediction | DetectionPart:
         """All objects of an image or slide at once; options as of `predict_stream`."""
         slide = open_slide(image) if isinstance(image, str | Path) else image
-        parts = list(self.predict_stream(slide, **options))
-        return Prediction(
-            objects=Annotations.concatenate(
-                [Annotations.empty(self.config.labels.names), *(part.objects for part in parts)]
-            ),
-            probability=np.concatenate([np.zeros(0), *(part.probability for part in parts)]),
-            area_um2=np.concatenate([np.zeros(0), *(part.area_um2 for part in parts)]),
-        )
+        return find.joined(self.config, self.predict_stream(slide, **options))
 
-    def _tiling(self, slide: Slide, mpp: float) -> dict[str, Any]:
-        return {
-            "mpp": mpp,
-            "model_mpp": scale_at(slide, mpp, self.config.tiles.mpp) * mpp,
-            "core_px": self.config.predict.core_px,
-            "halo_px": self.config.model.receptive_radius_px,
-            "multiple": self.config.model.multiple,
-            "batch_size": self.config.predict.batch_size,
-        }
+    def find(self, case: Case) -> metrics.ImageObjects:
+        """All objects of a case as what is measured.
+
+        Of a detector down to a score of `FLOOR`; of a segmentation at the config's threshold, with the
+        mean p as score.
+        """
+        threshold = FLOOR if self.detects else self.config.predict.threshold
+        parts = find.objects(self.config, self.infer, case.slide, case.mpp, threshold=threshold)
+        found = find.joined(self.config, parts)
+        if isinstance(found, DetectionPart):
+            return found_objects(found, mpp=case.mpp)
+        label = found.objects.class_ids + 1
+        return image_objects(
+            found.objects, label=label, score=found.probability, spec=case.labels, mpp=case.mpp
+        )
 
     def with_data_root(self, root: str) -> "Run":
         """The same run, its data read from another place.
@@ -136,12 +162,23 @@ class Run:
         return self.config.data.load(self.config.labels, self.config.seed)
 
     def choose_threshold(self, cases: Sequence[Case]) -> float:
-        """The threshold with the best pooled Dice on cases with dense truth: one to carry over."""
+        """The threshold with the best pooled Dice, or F1 of a detector, on cases with dense truth."""
+        if self.detects:
+            return detection_threshold(self.find, cases, distance_um=self.config.measure.distance_um)
         counts = pixel_counts(self.probability_map, cases, mpp=self.config.tiles.mpp)
         return metrics.best_threshold(counts)
 
     def measure_held_out(self, cases: Sequence[Case]) -> dict[str, Any]:
-        """Recall on held-out marks beside the area called foreground; see `measure_sparse`."""
+        """Recall on held-out marks beside how much is predicted; see `measure_sparse`."""
+        if self.detects:
+            return measure_sparse_detections(
+                self.detect,
+                cases,
+                tiles=self.config.tiles,
+                multiple=self.config.model.multiple,
+                distance_um=self.config.measure.distance_um,
+                threshold=self.config.predict.threshold,
+            )
         return measure_sparse(
             self.probability,
             cases,
@@ -174,8 +211,8 @@ class Run:
             on_case: told of every scored case.
 
         Returns:
-            `metrics.Evaluation` and "step"; "held_out" beside it where validation has sparse marks
-            alone. Also written to evaluation.json.
+            `metrics.Evaluation`, or `metrics.DetectionEvaluation` of a detector, and "step"; "held_out"
+            beside it where validation has sparse marks alone. Also written to evaluation.json.
         """
         splits = splits or self.splits()
         dense, sparse = by_truth(splits.validation)
@@ -186,16 +223,39 @@ class Run:
             result["held_out"] = self.measure_held_out(sparse)
         scored = splits.test or tuple(dense)
         if scored:
-            result |= measure_dense(
-                self.probability_map,
-                scored,
-                mpp=self.config.tiles.mpp,
-                split="test" if splits.test else "validation",
-                threshold_carried=threshold_carried,
-                seed=0,
-                on_case=on_case,
-            )
+            about = {"split": "test" if splits.test else "validation", "seed": 0, "on_case": on_case}
+            result |= self.measure(scored, threshold_carried=threshold_carried, **about)
         write_json(self.folder / "evaluation.json", result)
+        return result
+
+    def measure(
+        self, cases: Sequence[Case], *, threshold_carried: float | None, **about: Any
+    ) -> dict[str, Any]:
+        """The evaluation on cases with dense truth.
+
+        Of a segmentation with `predict.instances` also "objects", its cells scored as detections are.
+        """
+        spec = self.config.measure
+        options = {
+            "class_names": self.config.labels.names,
+            "distance_um": spec.distance_um,
+            "iou": spec.iou,
+            "exclusive_class": spec.exclusive_class or None,
+            **about,
+        }
+        if self.detects:
+            return dict(measure_detections(self.find, cases, threshold_carried=threshold_carried, **options))
+        result: dict[str, Any] = dict(
+            measure_dense(
+                self.probability_map,
+                cases,
+                mpp=self.config.tiles.mpp,
+                threshold_carried=threshold_carried,
+                **about,
+            )
+        )
+        if self.config.predict.instances:
+            result["objects"] = measure_detections(self.find, cases, threshold_carried=None, **options)
         return result
 
 

@@ -38,7 +38,7 @@ class Window:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a model is trained on beside the ground and the class of each pixel."""
+    """What a model asks of others: of the data beside the ground and the class of each pixel, and of decoding."""
 
     objects: int = 0  # boxes a tile at most; above 0, `ground` is drawn without the wanted objects
     distance: bool = False  # the depth of each pixel in its object
@@ -112,6 +112,7 @@ class CellOutput:
     objectness: Float[Array, "b h w a"]  # logit of "an object's centre lies here", float32
     boxes_yxyx_px: Float[Array, "b h w a 4"]  # top, left, bottom, right; pixels of the input, float32
     classes: Float[Array, "b h w a c"]  # a logit for each of the C classes (softmax), float32
+    anchors_px: Float[Array, "a 2"]  # height and width of the anchors, pixels
 
 
 @jax.tree_util.register_dataclass
@@ -146,33 +147,42 @@ class Hyper:
     learning_rate: Scalar  # at this step
     ema_decay: Scalar  # share of the old average kept a step, [0, 1)
     seed: Scalar  # of augmentation and of losses that sample
+    # The traced fields of the model's spec: weights of its other terms.
+    model: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measures:
-    """Sums of one step over the global batch; `ratios` gives what is logged."""
+    """Sums of one step over the global batch; `ratios` gives what is logged.
 
-    loss: Float[Array, ""]
+    An element is a pixel in segmentation, a cell and anchor in detection.
+    """
+
+    loss: Float[Array, ""]  # all terms, weighted
     capped: Float[Array, ""]
-    weight: Float[Array, ""]  # elements that count
+    weight: Float[Array, ""]  # what the loss is divided by: valid elements, or annotated objects
     unannotated: Float[Array, ""]  # elements of U
     kept: Float[Array, ""]  # of these, kept by the mask
     annotated: Float[Array, ""]  # elements of F
     p_unannotated: Float[Array, ""]  # sum of p over U
     p_annotated: Float[Array, ""]  # sum of p over F
+    parts: Mapping[str, Float[Array, ""]] = dataclasses.field(default_factory=dict)  # terms of the loss
+    # before their weights, where there are several
+    counts: Mapping[str, Float[Array, ""]] = dataclasses.field(default_factory=dict)  # of odd cases
 
     def ratios(self) -> dict[str, float]:
-        """Means for the log, on the host."""
-        sums = {name: float(value) for name, value in vars(self).items()}
+        """Means for the log, on the host; the loss's parts over what the loss is divided by."""
 
-        def share(part: str, whole: str) -> float:
-            return sums[part] / max(sums[whole], 1.0)
+        def share(part: Any, whole: Any) -> float:
+            return float(part) / max(float(whole), 1.0)
 
         return {
-            "loss": share("loss", "weight"),
-            "capped_loss": share("capped", "weight"),
-            "keep_rate": share("kept", "unannotated") if sums["unannotated"] else 1.0,
-            "p_annotated": share("p_annotated", "annotated"),
-            "p_unannotated": share("p_unannotated", "unannotated"),
+            "loss": share(self.loss, self.weight),
+            "capped_loss": share(self.capped, self.weight),
+            "keep_rate": share(self.kept, self.unannotated) if float(self.unannotated) else 1.0,
+            "p_annotated": share(self.p_annotated, self.annotated),
+            "p_unannotated": share(self.p_unannotated, self.unannotated),
+            **{name: share(value, self.weight) for name, value in self.parts.items()},
+            **{name: float(value) for name, value in self.counts.items()},
         }

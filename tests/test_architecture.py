@@ -22,7 +22,7 @@ ORDER = [
     {"evaluate"},
     {"report", "ablate"},
     {"config"},
-    {"programs"},
+    {"programs", "find"},
     {"run"},
     {"run_folder"},
     {"pictures"},

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from sparseshot_jax.cli.arguments import config_path, source_config, stoppable, switch_kinds
 from sparseshot_jax.cli.verbs import Verbs, asks_for_help, find, overview
-from sparseshot_jax.config import SourceSpec
+from sparseshot_jax.config import ModelSpec, SourceSpec
 from sparseshot_jax.console import CONSOLE, say
 from sparseshot_jax.data.labels import LabelSpec
 from sparseshot_jax.data.tiles import TileSpec
@@ -28,8 +28,16 @@ class _Dataset:
     seed: int  # of subsets and tiles
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Tiled(_Dataset):
+    """The fields that decide what a training tile holds."""
+
+    model: ModelSpec
+
+
 _PATH = Annotated[Path, tyro.conf.Positional]
 _PARTS = Annotated[_Dataset, tyro.conf.arg(name="")]
+_TILED = Annotated[_Tiled, tyro.conf.arg(name="")]
 
 
 def run(arguments: list[str]) -> None:
@@ -165,14 +173,14 @@ def tile(arguments: list[str]) -> None:
     from sparseshot_jax.console import shard_progress
     from sparseshot_jax.data.shards.writer import SHARD_TILES, cut_shards
 
-    path, parts, rest = _source(arguments, "tile")
+    path, parts, rest = _source(arguments, "tile", _Tiled)
     out, rest = _out(rest, "tile")
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Tile:
         """Cut the training tiles of a config into ArrayRecord shards; a stopped call is gone on with."""
 
-        source: _PARTS = parts
+        source: _TILED = parts
         workers: int = 0  # processes; 0: this one
         shard_tiles: int = SHARD_TILES  # tiles a shard
         jpeg_quality: int | None = 95  # [1, 100]; None: PNG, without loss
@@ -191,6 +199,7 @@ def tile(arguments: list[str]) -> None:
             workers=chosen.workers,
             jpeg_quality=chosen.jpeg_quality,
             seed=source.seed,
+            needs=source.model.needs,
             on_progress=on_progress,
         )
     for fault in summary.faults:
@@ -214,11 +223,11 @@ VERBS: Verbs = {
 }
 
 
-def _source(arguments: list[str], verb: str) -> tuple[str, _Dataset, list[str]]:
+def _source(arguments: list[str], verb: str, kind: type[_Dataset] = _Dataset) -> tuple[str, Any, list[str]]:
     """SOURCE, which comes first (a config, a run, a folder, a slide); its data; the other arguments."""
     path, rest = config_path(arguments, f"data {verb}", "SOURCE")
     config, rest = switch_kinds(source_config(path), rest)
-    parts = _Dataset(data=config.data, labels=config.labels, tiles=config.tiles, seed=config.seed)
+    parts = kind(**{field.name: getattr(config, field.name) for field in dataclasses.fields(kind)})
     return path, parts, rest
 
 
@@ -232,11 +241,17 @@ def _out(arguments: list[str], verb: str) -> tuple[str, list[str]]:
 
 
 def _of_data(arguments: list[str]) -> list[str]:
-    """The options that say what is trained on, with their values."""
+    """The options that say what is trained on, and for what model, with their values."""
     kept, keep = [], False
     for argument in arguments:
         if argument.startswith("--"):
-            keep = argument.partition("=")[0].partition(".")[0] in ("--data", "--labels", "--tiles", "--seed")
+            keep = argument.partition("=")[0].partition(".")[0] in (
+                "--data",
+                "--labels",
+                "--tiles",
+                "--seed",
+                "--model",
+            )
         if keep:
             kept.append(argument)
     return kept

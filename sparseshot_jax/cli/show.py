@@ -10,17 +10,41 @@ from sparseshot_jax.console import CONSOLE, say
 
 def show_evaluation(result: dict[str, Any]) -> None:
     """The numbers of an evaluation as a table."""
-    from sparseshot_jax.report import results_table
+    from sparseshot_jax.report import class_count_table, class_table, results_table
 
     if "operating_points" in result:
         CONSOLE.print(results_table(result).terminal())  # pyright: ignore[reportArgumentType]
-    if "held_out" in result:
-        held = result["held_out"]
+    if len(result.get("class_names", ())) > 1:
+        for table in (class_table, class_count_table):
+            CONSOLE.print(table(result).terminal())  # pyright: ignore[reportArgumentType]
+    elif result.get("ap_distance") is not None:
         say(
-            f"recall on {held['held_out']} held-out marked objects: {held['recall']:.3f}, with "
-            f"{held['predicted_area']:.1%} of the tissue called foreground (p > {held['threshold']}). "
-            "Sparse marks support no Dice and no F1."
+            f"average precision {result['ap_distance']:.3f} within {result['distance_um']:g} µm, "
+            f"{result['ap_iou']:.3f} at IoU {result['iou']:g}; no limit on detections."
         )
+    if "objects" in result:
+        say("Separate objects:")
+        show_evaluation(result["objects"])
+    if "held_out" in result:
+        say(held_out_words(result["held_out"]))
+
+
+def held_out_words(held: dict[str, Any]) -> str:
+    """What was measured on held-out marks, in a sentence."""
+    recall = "unknown" if held["recall"] is None else f"{held['recall']:.3f}"
+    above = f"p > {held['threshold']}"
+    if "predicted_area" in held:
+        part = held["predicted_area"]
+        beside = f"{'none' if part is None else f'{part:.1%}'} of the tissue called foreground ({above})"
+        cannot = "no Dice and no F1"
+    else:
+        rate = held["predicted_per_mm2"]
+        beside = f"{'no' if rate is None else f'{rate:.0f}'} objects predicted in a mm² of tissue ({above})"
+        cannot = "no precision and no F1"
+    return (
+        f"recall on {held['held_out']} held-out marked objects: {recall}, with {beside}. "
+        f"Sparse marks support {cannot}."
+    )
 
 
 def show_rows(rows: Sequence[dict[str, Any]]) -> None:

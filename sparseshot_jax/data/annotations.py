@@ -231,20 +231,20 @@ class Annotations:
         """Every vertex times `scale`, then moved by (dx, dy)."""
         return dataclasses.replace(self, xy_px=self.xy_px * scale + np.array([dx, dy], np.float64))
 
-    def discs(self, radius_px: float, vertices: int = 24) -> "Annotations":
-        """Every point as a regular polygon with the area of a disc of `radius_px`; polygons as they are."""
+    def discs(self, radius_px: float | Float64[np.ndarray, "n"], vertices: int = 24) -> "Annotations":
+        """Points as regular polygons with the area of a disc of `radius_px` (one, or each); others as is."""
         if not self.is_point.any():
             return self
         turn = 2 * np.pi / vertices
-        radius = radius_px * np.sqrt(turn / np.sin(turn))  # else the polygon has less than the disc
+        radius = np.broadcast_to(radius_px * np.sqrt(turn / np.sin(turn)), len(self))[self.is_point]
         angle = np.arange(vertices) * turn
-        circle = radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
         point_ring = np.repeat(self.is_point, np.diff(self.object_offsets))
         lengths = np.where(point_ring, vertices, np.diff(self.ring_offsets))
         repeats = np.repeat(np.where(point_ring, vertices, 1), np.diff(self.ring_offsets))
         xy = np.repeat(self.xy_px, repeats, axis=0)
         from_point = np.repeat(repeats > 1, repeats)
-        xy[from_point] += np.tile(circle, (int(self.is_point.sum()), 1))
+        xy[from_point] += (radius[:, None, None] * circle).reshape(-1, 2)
         return dataclasses.replace(
             self,
             xy_px=xy,

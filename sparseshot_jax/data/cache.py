@@ -27,11 +27,16 @@ class WholeMaps:
     image: UInt8[np.ndarray, "h w 3"]  # RGB
     ground: UInt8[np.ndarray, "h w"]  # `Ground` codes
     label: UInt8[np.ndarray, "h w"]  # class ids
+    distance: UInt8[np.ndarray, "h w"] | None = None  # depth in the object, where the model asks for it
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return self.image.nbytes + self.ground.nbytes + self.label.nbytes
+        return sum(array.nbytes for array in self.crop(slice(None), slice(None)).values())
+
+    def crop(self, rows: slice, columns: slice) -> dict[str, np.ndarray]:
+        """The same part of each array."""
+        return {name: array[rows, columns] for name, array in vars(self).items() if array is not None}
 
 
 class Cache:

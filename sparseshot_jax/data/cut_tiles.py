@@ -8,11 +8,14 @@ from sparseshot_jax.data.cache import Cache, WholeMaps
 from sparseshot_jax.data.cases import Case, whole_window
 from sparseshot_jax.data.labels import TargetMaps
 from sparseshot_jax.data.tile_index import TileIndex
+from sparseshot_jax.data.tile_objects import TileObjects
 from sparseshot_jax.data.tiles import TileSpec, draw_tile
 from sparseshot_jax.errors import InputError
+from sparseshot_jax.types import Needs, Window
 
 CACHE_BYTES = 1 << 29  # of decoded images, and as many of sorted annotations, that a process keeps
 WHOLE_PX = 1 << 24  # an image up to this size is decoded and drawn whole, and cropped
+NO_NEEDS = Needs()
 
 
 class CutTiles:
@@ -22,21 +25,32 @@ class CutTiles:
         cases: the training split, at least one.
         spec: size, resolution and choice of the tiles.
         index: of these cases for this spec.
+        needs: what the model is trained on beside ground and class.
         whole_px: output pixels of an image up to which it is decoded and drawn whole, kept, and cropped.
 
     Raises:
         InputError: there are no cases.
     """
 
-    def __init__(self, cases: Sequence[Case], spec: TileSpec, index: TileIndex, *, whole_px: int = WHOLE_PX):
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        spec: TileSpec,
+        index: TileIndex,
+        *,
+        needs: Needs = NO_NEEDS,
+        whole_px: int = WHOLE_PX,
+    ):
         if not cases:
             raise InputError("training needs at least one case; the training split is empty.")
         self._cases = tuple(cases)
         self._spec = spec
         self._index = index
+        self._needs = needs
         self._whole_px = whole_px
         self._images = Cache(CACHE_BYTES)
         self._targets = Cache(CACHE_BYTES)
+        self._objects = Cache(CACHE_BYTES)
 
     def __len__(self) -> int:
         return len(self._index.cells)
@@ -45,15 +59,15 @@ class CutTiles:
         """See `pipeline.Tiles.read`."""
         where, y, x = draw_tile(self._index, self._spec, self._index.cells[place], rng)
         grid = self._index.grids[where]
+        window = grid.window(y, x)
         if grid.height * grid.width <= self._whole_px:
             whole = self._images.get(where, lambda: self._whole(where))
-            crop = slice(y, y + grid.tile_px), slice(x, x + grid.tile_px)
-            image, ground, label = whole.image[crop], whole.ground[crop], whole.label[crop]
+            tile = whole.crop(slice(y, y + grid.tile_px), slice(x, x + grid.tile_px))
         else:
-            window = grid.window(y, x)
-            image = self._cases[where].slide.read(window)
-            ground, label = self._maps(where).draw(window)
-        return {"image": image, "ground": ground, "label": label, "valid": np.ones((), bool)}
+            tile = {"image": self._cases[where].slide.read(window), **self._drawn(where, window)}
+        if self._needs.objects:
+            tile |= self._boxes(where).objects_in(window, self._needs.objects)
+        return tile | {"valid": np.ones((), bool)}
 
     def name(self, place: int) -> str:
         """See `pipeline.Tiles.name`."""
@@ -63,9 +77,20 @@ class CutTiles:
     def _whole(self, where: int) -> WholeMaps:
         case = self._cases[where]
         window = whole_window(case, self._spec.mpp)
-        ground, label = self._maps(where).draw(window)
-        return WholeMaps(image=case.slide.read(window), ground=ground, label=label)
+        return WholeMaps(image=case.slide.read(window), **self._drawn(where, window))
 
-    def _maps(self, where: int) -> TargetMaps:
+    def _drawn(self, where: int, window: Window) -> dict[str, np.ndarray]:
         case = self._cases[where]
-        return self._targets.get(where, lambda: TargetMaps(case.given, case.labels, mpp=case.mpp))
+        maps = self._targets.get(where, lambda: TargetMaps(case.given, case.labels, mpp=case.mpp))
+        return drawn(maps, window, self._needs)
+
+    def _boxes(self, where: int) -> TileObjects:
+        case = self._cases[where]
+        return self._objects.get(where, lambda: TileObjects(case.given, case.labels, mpp=case.mpp))
+
+
+def drawn(maps: TargetMaps, window: Window, needs: Needs) -> dict[str, np.ndarray]:
+    """The targets of a window that are pictures: ground, label and, where it is needed, distance."""
+    ground, label = maps.draw(window, objects=not needs.objects)
+    arrays = {"ground": ground, "label": label}
+    return arrays | {"distance": maps.distance(window)} if needs.distance else arrays

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
-from jaxtyping import Bool, Int32, UInt8
+from jaxtyping import Bool, Float64, Int32, UInt8
 
 from sparseshot_jax.data.annotations import Annotations
+from sparseshot_jax.data.depth import Depths
 from sparseshot_jax.data.rasterize import fill, rasterize
 from sparseshot_jax.data.run_table import RunCache
 from sparseshot_jax.errors import InputError
@@ -25,21 +26,37 @@ class LabelSpec:
     """What the class names in the annotation files mean.
 
     `classes` are exact names; the other names may hold `*` and `?`. A name in several fields counts
-    in the first of: classes, known_background, ignored_regions, exhaustive_regions, unused.
+    in the first of: classes, unknown_class, known_background, ignored_regions, exhaustive_regions, unused.
     """
 
     classes: tuple[str, ...] = ()  # wanted classes, ids 1..C in this order, at most 255; () = every
     # object not named below is of one class, "object"
+    unknown_class: tuple[str, ...] = ()  # wanted objects whose class nobody knows; `classes` are then named
     known_background: tuple[str, ...] = ()  # marked and not wanted: their area is background
     ignored_regions: tuple[str, ...] = ("Ignore*",)  # outside the loss and outside every measure
     exhaustive_regions: tuple[str, ...] = ("Exhaustive",)  # every object inside is marked
     unused: tuple[str, ...] = ()  # in the files and to be passed over, "" = unclassified objects
     point_radius_um: float = 3.0  # micrometres: a point object becomes a disc, > 0
+    class_radius_um: tuple[float, ...] = ()  # the same for a point of each of `classes`, in their order;
+    # () = point_radius_um for all. A point of unknown class takes point_radius_um
 
     def __post_init__(self):
         if self.point_radius_um <= 0:
             raise InputError(
                 f"labels.point_radius_um must be above 0 micrometres; got {self.point_radius_um}."
+            )
+        radii = list(self.class_radius_um)
+        if radii and len(radii) != len(self.names):
+            raise InputError(
+                f"labels.class_radius_um must hold a radius for each of {', '.join(self.names)}, in this "
+                f"order, or nothing; got {radii}."
+            )
+        if any(radius <= 0 for radius in radii):
+            raise InputError(f"labels.class_radius_um must be above 0 micrometres each; got {radii}.")
+        if self.unknown_class and not self.classes:
+            raise InputError(
+                "labels.unknown_class names objects of none of labels.classes, which must not be empty "
+                f"then; got unknown_class {list(self.unknown_class)}. Name the classes, or leave both empty."
             )
         if len(set(self.classes)) < len(self.classes) or len(self.classes) > 255:
             raise InputError(f"labels.classes must be at most 255 distinct names; got {list(self.classes)}.")
@@ -82,6 +99,7 @@ def role_of(name: str, spec: LabelSpec) -> Role:
     if name in spec.classes:
         return Role.OBJECT
     for patterns, role in (
+        (spec.unknown_class, Role.OBJECT),
         (spec.known_background, Role.BACKGROUND),
         (spec.ignored_regions, Role.IGNORED),
         (spec.exhaustive_regions, Role.EXHAUSTIVE),
@@ -104,11 +122,29 @@ def wanted(annotations: Annotations, spec: LabelSpec) -> Bool[np.ndarray, "n"]:
 
 
 def label_ids(annotations: Annotations, spec: LabelSpec) -> Int32[np.ndarray, "n"]:
-    """Class id 1..C of each object, 0 for what is not wanted."""
+    """Class id 1..C of each object; 0 for one of unknown class, and for what is not wanted (see `wanted`)."""
     place = {name: i + 1 for i, name in enumerate(spec.classes)}
-    table = np.array([place.get(name, 1) for name in annotations.class_names], np.int32)
+    other = 0 if spec.classes else 1
+    table = np.array([place.get(name, other) for name in annotations.class_names], np.int32)
     ids = table[annotations.class_ids] if len(table) else np.zeros(0, np.int32)
     return np.where(wanted(annotations, spec), ids, 0).astype(np.int32)
+
+
+def point_radii_um(annotations: Annotations, spec: LabelSpec) -> Float64[np.ndarray, "n"]:
+    """Micrometres of the disc that stands for each object, were it a point."""
+    radii = np.array(
+        [spec.point_radius_um, *(spec.class_radius_um or [spec.point_radius_um] * len(spec.names))]
+    )
+    each = radii[label_ids(annotations, spec)]
+    # What was taken away has lost its class: the largest it can have had, since less would leave a rim of
+    # it as background.
+    each[annotations.of_classes([DROPPED])] = radii.max()
+    return each
+
+
+def discs(annotations: Annotations, spec: LabelSpec, *, mpp: float) -> Annotations:
+    """Every point as the disc that stands for it, polygons and boxes as they are."""
+    return annotations.discs(point_radii_um(annotations, spec) / mpp)
 
 
 def check_classes(annotations: Annotations, spec: LabelSpec) -> None:
@@ -123,7 +159,13 @@ def check_classes(annotations: Annotations, spec: LabelSpec) -> None:
     ids, counts = np.unique(annotations.class_ids[unknown], return_counts=True)
     found = [(annotations.class_names[i], int(n)) for i, n in zip(ids, counts)]
     listed = ", ".join(f"{name or '(unclassified)'!s} ({n} objects)" for name, n in found)
-    known = [*spec.classes, *spec.known_background, *spec.ignored_regions, *spec.exhaustive_regions]
+    known = [
+        *spec.classes,
+        *spec.unknown_class,
+        *spec.known_background,
+        *spec.ignored_regions,
+        *spec.exhaustive_regions,
+    ]
     raise InputError(
         f"{annotations.source or 'annotations'}: every class must be named in the config; not named: "
         f"{listed}.{_suggestion([name for name, _ in found], known)} Add it to labels.classes (to be "
@@ -151,10 +193,10 @@ class TargetMaps:
     """
 
     def __init__(self, annotations: Annotations, spec: LabelSpec, *, mpp: float):
-        shapes = annotations.discs(spec.point_radius_um / mpp)
+        shapes = discs(annotations, spec, mpp=mpp)
         role = roles(shapes, spec)
         labels = label_ids(shapes, spec)
-        # Class id of each object, or the one id of all; 0 for what is not wanted.
+        # Class id of each object, or the one id of all; 0 for an unknown one and for what is not wanted.
         self._layers: list[tuple[Role, Annotations, RunCache, np.ndarray | int]] = []
         for one in _GROUND:
             chosen = role == one
@@ -163,6 +205,8 @@ class TargetMaps:
                 layer = shapes.take(chosen)
                 single = bool((ids == ids[0]).all())
                 self._layers.append((one, layer, RunCache(layer), int(ids[0]) if single else ids))
+
+        self._depths = Depths(self.objects())
 
     @property
     def nbytes(self) -> int:
@@ -176,11 +220,15 @@ class TargetMaps:
                 return shapes
         return Annotations.empty()
 
-    def draw(self, window: Window) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
-        """`Ground` codes and class ids (0 outside objects) of a window."""
+    def draw(
+        self, window: Window, *, objects: bool = True
+    ) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
+        """`Ground` codes and class ids (0 outside objects) of a window; False leaves wanted objects out."""
         ground = np.zeros((window.height, window.width), np.uint8)
         label = np.zeros_like(ground)
         for role, _, cache, ids in self._layers:
+            if role == Role.OBJECT and not objects:
+                continue
             runs = cache.covered(window)
             if isinstance(ids, np.ndarray):
                 ids = ids[runs.objects]
@@ -190,6 +238,10 @@ class TargetMaps:
     def instances(self, window: Window) -> Int32[np.ndarray, "h w"]:
         """0 outside the wanted objects, k + 1 inside object k of `objects()`; regions have no say."""
         return rasterize(self.objects(), window)
+
+    def distance(self, window: Window) -> UInt8[np.ndarray, "h w"]:
+        """How deep each pixel lies in its wanted object; see `depth.Depths.draw`."""
+        return self._depths.draw(window)
 
 
 def draw_targets(

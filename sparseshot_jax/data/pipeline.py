@@ -10,29 +10,26 @@ import dataclasses
 import functools
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
 from absl import flags
 
-from sparseshot_jax.data.buffers import Buffers
 from sparseshot_jax.data.cut_tiles import CutTiles as CutTiles
-from sparseshot_jax.data.faults import Fault, FaultLog, fault_of
+from sparseshot_jax.data.faults import FaultLog, fault_of
 from sparseshot_jax.data.slides.slide import slowest_read
+from sparseshot_jax.data.stacking import Tile, as_batch, blank_like, read_stacked
 from sparseshot_jax.data.watchdog import Watchdog
 from sparseshot_jax.data.worker_process import start_worker
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.types import Batch, Ground
+from sparseshot_jax.types import Batch
 
 STALL_S = 600.0  # seconds without a batch after which reading is taken to hang
-_OUTSIDE = {"image": 0, "ground": Ground.IGNORED, "label": 0, "valid": False}  # of a tile without arrays
-_BUFFERS = Buffers()
 _PROBES = 16  # places tried for the shape of a tile where none was read so far
 _ENDLESS = sys.maxsize >> 2  # more tiles than this are a sequence without an end
 
-Tile = dict[str, Any]  # image, ground, label: uint8; valid: bool scalar
 Warn = Callable[[str], None]
 _warn: Warn = logging.getLogger(__name__).warning
 
@@ -46,7 +43,8 @@ class Tiles(Protocol):
         ...
 
     def read(self, place: int, rng: np.random.Generator) -> Tile:
-        """A tile: image, ground, label, valid, as in `Batch`, without the batch axis.
+        """A tile, as in `Batch`, without the batch axis: image, ground, label, valid, and where the model
+        needs them distance, and what `TileObjects.objects_in` gives.
 
         Raises:
             InputError: a file is bad; its text begins with the file.
@@ -119,7 +117,7 @@ class TrainBatches(Iterator[Batch]):
     ):
         if len(dataset) < _ENDLESS:
             dataset = _filled(dataset, batch_size, None)
-        self._batches = dataset.batch(batch_size, drop_remainder=True, batch_fn=_read)
+        self._batches = dataset.batch(batch_size, drop_remainder=True, batch_fn=read_stacked)
         self._workers = workers
         self._threads = threads
         self._next = 0
@@ -143,7 +141,7 @@ class TrainBatches(Iterator[Batch]):
             raise InputError(
                 f"{faults[-1].message} No other tile could be read either: training cannot begin."
             )
-        return Batch(**arrays)
+        return as_batch(arrays)
 
     def get_state(self) -> dict[str, Any]:
         """The position: how many batches were given out. JSON-ready."""
@@ -261,14 +259,8 @@ class _Reader:
             like = self._any()
             if like is None:
                 return {"fault": None}
-            self._blank = {
-                "image": np.zeros_like(like["image"]),
-                "ground": np.full_like(like["ground"], Ground.IGNORED),
-                "label": np.zeros_like(like["label"]),
-                "valid": np.zeros((), bool),
-                "fault": None,
-            }
-        return self._blank
+            self._blank = {**blank_like(like), "fault": None}
+        return dict(self._blank)
 
     def _any(self) -> Tile | None:
         count = len(self._tiles)
@@ -292,27 +284,3 @@ def _filled(dataset: grain.MapDataset, multiple: int, reader: _Reader | None) ->
 def _blank_draw(reader: _Reader | None, number: int) -> Draw:
     del number
     return Draw(reader=reader, place=-1, seed=0)
-
-
-def _read(draws: Sequence[Draw]) -> dict[str, Any]:
-    """Arrays of a batch, its faults, and how many tiles were asked for; no arrays where no tile has any.
-
-    Each tile is copied into the batch before the next is read: memory that stays in use as long as one
-    tile does is faster than fresh memory for all of them.
-    """
-    faults: list[Fault] = []
-    arrays: dict[str, np.ndarray] = {}
-    asked = 0
-    for k, draw in enumerate(draws):
-        tile = draw.read()
-        if tile["fault"] is not None:
-            faults.append(tile["fault"])
-        asked += bool(tile.get("valid", False)) or tile["fault"] is not None
-        if not arrays and "image" in tile:
-            like = {key: ((len(draws), *tile[key].shape), tile[key].dtype) for key in _OUTSIDE}
-            arrays = _BUFFERS.arrays(like)
-            for key, outside in _OUTSIDE.items():
-                arrays[key][:k] = outside
-        for key in arrays:
-            arrays[key][k] = tile.get(key, _OUTSIDE[key])
-    return {**arrays, "faults": faults, "tiles": asked}

@@ -19,8 +19,9 @@ from sparseshot_jax.data.convert_losses import losses
 from sparseshot_jax.data.formats import FORMATS, format_of, read_annotations
 from sparseshot_jax.data.formats.format import Picture
 from sparseshot_jax.data.geometry import geometries, rings_of
-from sparseshot_jax.data.labels import LabelSpec, Role, roles, wanted
-from sparseshot_jax.data.sources.folder import FolderSource
+from sparseshot_jax.data.labels import LabelSpec, Role, discs, roles, wanted
+from sparseshot_jax.data.point_lists import lists_of
+from sparseshot_jax.data.sources.folder import FolderSource, image_folder
 from sparseshot_jax.data.sources.slides import SlideSource
 from sparseshot_jax.data.sparsify import sparse_subset
 from sparseshot_jax.errors import InputError
@@ -89,6 +90,8 @@ def write_subset(
             left, manifest["images"][case.name] = _thinned(case, dataset, thinning)
             target = _target(case, source)
             written.add(str(target))
+            if isinstance(source, FolderSource) and target.parent.name == "points":
+                left = lists_of(left, source.points_key, labels)
             _write(started / target, case, left)
         if isinstance(source, FolderSource):
             _copy_rest(source, cases, started, written)
@@ -150,7 +153,7 @@ def _with_holes(case: Case, stays: np.ndarray) -> Annotations:
     is_region = roles(kept, case.labels) == Role.EXHAUSTIVE
     if stays.all() or not is_region.any():
         return kept
-    gone = marks.take(~stays).discs(case.labels.point_radius_um / case.mpp)
+    gone = discs(marks.take(~stays), case.labels, mpp=case.mpp)
     taken = shapely.union_all(geometries(gone))
     parts, places = [kept.take(~is_region)], np.flatnonzero(~is_region).tolist()
     for k in np.flatnonzero(is_region).tolist():
@@ -208,17 +211,19 @@ def _with_partner(others: Annotations, given: Annotations, left: Annotations) ->
 def _copy_rest(source: FolderSource, cases: Sequence[Case], started: Path, written: set[str]) -> None:
     """Images, annotations of what is not thinned, and the split file."""
     root = Path(source.root)
-    folders = {root / "images", *(Path(case.given.source).parent for case in cases)}
+    pictures = image_folder(root)
+    folders = {pictures, *(Path(case.given.source).parent for case in cases)}
     files = [path for folder in sorted(folders) for path in sorted(folder.iterdir()) if path.is_file()]
     if source.split_file:
-        files.append(root / source.split_file)
+        lists = root / source.split_file
+        files += sorted(lists.glob("*.txt")) if lists.is_dir() else [lists]
     for path in files:
         inside = path.relative_to(root)
         if str(inside) in written or path.name.startswith("."):
             continue
         target = started / inside
         target.parent.mkdir(parents=True, exist_ok=True)
-        if inside.parts[0] != "images":  # a link to what is edited by hand would change with the original
+        if path.parent != pictures:  # a link to what is edited by hand would change with the original
             shutil.copy2(path, target)
             continue
         try:

@@ -48,7 +48,7 @@ class TileIndex:
     cells: Int32[np.ndarray, "n 3"]  # case, row, column of the tissue's cells: one epoch
     objects_yx: Float64[np.ndarray, "m 2"]  # annotated objects in the order of the cases, output pixels
     object_offsets: Int64[np.ndarray, "k_plus_1"]  # case i has objects offsets[i]..offsets[i + 1]
-    object_classes: UInt8[np.ndarray, "m"]  # ids 1..C
+    object_classes: UInt8[np.ndarray, "m"]  # ids 1..C; 0 = unknown
     by_class: Int32[np.ndarray, "m"]  # the objects again, sorted by class
     class_offsets: Int64[np.ndarray, "c_plus_1"]  # into by_class: class i + 1 is offsets[i]..offsets[i + 1]
     cases: Shaped[np.ndarray, "k"]  # rows of `CASE`

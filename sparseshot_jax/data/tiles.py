@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int, Int64, UInt8
 
 from sparseshot_jax.data.cases import Case, whole_window
-from sparseshot_jax.data.labels import label_ids
+from sparseshot_jax.data.labels import label_ids, wanted
 from sparseshot_jax.data.slides.tissue import tissue_mask
 from sparseshot_jax.data.tile_grid import CaseGrid, TissueBits
 from sparseshot_jax.data.tile_index import CASE, TileIndex
@@ -78,12 +78,12 @@ def object_places(
         scale: level-0 pixels per output pixel.
 
     Returns:
-        Their numbers in `case.given`; y and x of their centres, output pixels; class ids 1..C.
+        Their numbers in `case.given`; y and x of their centres, output pixels; class ids 1..C, 0 = unknown.
     """
     ids = label_ids(case.given, case.labels)
     xy = case.given.centroids_px
     inside = ((xy >= 0) & (xy < (case.slide.width, case.slide.height))).all(axis=1)
-    which = np.flatnonzero(inside & (ids > 0))
+    which = np.flatnonzero(inside & wanted(case.given, case.labels))
     return which, xy[which][:, ::-1] / scale, ids[which].astype(np.uint8)
 
 
@@ -130,7 +130,8 @@ def build_index(
         object_offsets=_offsets([len(ids) for _, ids in objects]),
         object_classes=classes,
         by_class=np.argsort(classes, kind="stable").astype(np.int32),
-        class_offsets=_offsets(np.bincount(classes, minlength=count + 1)[1:]),
+        # Those of unknown class come first in `by_class`, and class 1 begins behind them.
+        class_offsets=np.cumsum(np.bincount(classes, minlength=count + 1), dtype=np.int64),
         cases=_case_table(cases, grids, starts),
         mask_bytes=np.concatenate([*masks, np.zeros(0, np.uint8)]),
         text=np.frombuffer(b"".join(text), np.uint8),

@@ -4,6 +4,7 @@ An image is the unit: pixels of one image are not independent. A pooled measure 
 sums over images, so a resample needs no pixel: it re-weights the rows of per-image counts.
 """
 
+import functools
 from collections.abc import Callable
 from typing import TypedDict
 
@@ -92,8 +93,15 @@ def _weights(rows: np.ndarray, seed: int, n: int) -> Float64[np.ndarray, "n1 ima
             f"A bootstrap over images needs at least one image and finite values; got {len(rows)} "
             f"images, {int((~np.isfinite(rows)).sum())} values not finite."
         )
-    drawn = resamples(len(rows), seed=seed, n=n)
-    return np.concatenate([np.ones((1, len(rows))), drawn.astype(np.float64)])
+    return _drawn(len(rows), seed, n)
+
+
+@functools.lru_cache(maxsize=2)
+def _drawn(images: int, seed: int, n: int) -> Float64[np.ndarray, "n1 images"]:
+    """The same for every measure of an evaluation, and most of its time."""
+    weights = np.concatenate([np.ones((1, images)), resamples(images, seed=seed, n=n).astype(np.float64)])
+    weights.flags.writeable = False
+    return weights
 
 
 def _measure(rows: np.ndarray, pooled: Pooled | None, weights: np.ndarray) -> Float64[np.ndarray, " n1"]:

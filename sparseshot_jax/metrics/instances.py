@@ -9,11 +9,9 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64, Integer
 from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from sparseshot_jax.errors import InputError
+from sparseshot_jax.metrics.matching import one_to_one
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,7 +120,7 @@ def match_by_iou(
         raise InputError(f"iou must lie in (0, 1]; got {iou}. Try 0.5.")
     table = overlaps(truth_labels, predicted_labels)
     passes = np.flatnonzero(table.iou >= iou)
-    kept = passes[_one_to_one(table.truth_index[passes], table.predicted_index[passes], table.iou[passes])]
+    kept = passes[one_to_one(table.truth_index[passes], table.predicted_index[passes], table.iou[passes])]
     found = len(kept)
     left = (found, len(table.predicted_ids) - found, len(table.truth_ids) - found)
     return Matches(
@@ -166,29 +164,3 @@ def aji(truth_labels: Integer[np.ndarray, "h w"], predicted_labels: Integer[np.n
 def _areas(labels: np.ndarray) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
     ids, areas = np.unique(labels[labels > 0], return_counts=True)
     return ids.astype(np.int64), areas.astype(np.int64)
-
-
-def _one_to_one(
-    i: Int64[np.ndarray, " k"], j: Int64[np.ndarray, " k"], iou: Float64[np.ndarray, " k"]
-) -> Int64[np.ndarray, " m"]:
-    """Choose among candidate pairs; only groups of rivals need the Hungarian method."""
-    if not len(i):
-        return np.zeros(0, np.int64)
-    rivals = (np.bincount(i)[i] > 1) | (np.bincount(j)[j] > 1)
-    chosen = list(np.flatnonzero(~rivals))
-    rest = np.flatnonzero(rivals)
-    nodes = i.max() + 1
-    links = coo_array((np.ones(len(rest)), (i[rest], nodes + j[rest])), shape=(nodes + j.max() + 1,) * 2)
-    group = connected_components(links, directed=False)[1][i[rest]]
-    order = np.argsort(group, kind="stable")
-    for members in np.split(rest[order], np.flatnonzero(np.diff(group[order])) + 1):
-        rows, row = np.unique(i[members], return_inverse=True)
-        columns, column = np.unique(j[members], return_inverse=True)
-        # One more match outweighs any gain in IoU; a pair below the gate gains nothing.
-        gain = np.zeros((len(rows), len(columns)))
-        gain[row, column] = iou[members] + min(gain.shape)
-        pair = np.full(gain.shape, -1)
-        pair[row, column] = members
-        picked = pair[linear_sum_assignment(gain, maximize=True)]
-        chosen.extend(picked[picked >= 0])
-    return np.sort(np.array(chosen, np.int64))

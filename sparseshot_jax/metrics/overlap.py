@@ -125,7 +125,11 @@ def best_threshold(counts: Int64[np.ndarray, "n 2 b"], measure: str = "pooled Di
     Found on validation images it may be carried over to others; found on the images that are scored
     it is an oracle and has to be named so.
     """
-    thresholds, values = threshold_curve(counts, measure)
+    return nearest_to_half(*threshold_curve(counts, measure))
+
+
+def nearest_to_half(thresholds: Float64[np.ndarray, " t"], values: Float64[np.ndarray, " t"]) -> float:
+    """The threshold with the highest value; of several, the one nearest to 0.5, then the lower."""
     best = thresholds[values >= values.max() - 1e-12]  # 1e-12: the order in which a mean is summed
     return float(best[np.argmin(np.round(np.abs(best - 0.5), 9))])
 

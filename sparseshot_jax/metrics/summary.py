@@ -3,8 +3,8 @@
 Everything here is made of plain Python numbers, strings, lists and dicts, so that it survives JSON.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NotRequired, TypedDict, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 from jaxtyping import Int64
@@ -60,6 +60,7 @@ class ImageResult(TypedDict):
 class Evaluation(TypedDict):
     """The content of evaluation.json."""
 
+    task: str  # "segmentation"
     split: str
     images: int
     level: float  # of the intervals, which are over images
@@ -127,7 +128,7 @@ def summarise(
         if objects is not None:
             rows["objects"] = _objects_at(objects, threshold)
         measured = {
-            name: _measured(rows[kind], function, pooled, seed, level)
+            name: measured_over_images(rows[kind], function, pooled, seed, level)
             for name, (kind, function, pooled) in MEASURES.items()
             if kind in rows
         }
@@ -135,6 +136,7 @@ def summarise(
         for k, image in enumerate(images):
             image["points"][point] = _image_point({kind: row[k] for kind, row in rows.items()})
     return {
+        "task": "segmentation",
         "split": split,
         "images": len(counts),
         "level": level,
@@ -159,13 +161,7 @@ def difference(
     Raises:
         InputError: the two were not made on the same images, or one lacks the point or the measure.
     """
-    names, baseline_names = ([i["name"] for i in e["per_image"]] for e in (evaluation, baseline))
-    if names != baseline_names:
-        odd = sorted(set(names) ^ set(baseline_names))[:3]
-        raise InputError(
-            "A paired difference needs two evaluations of the same images in the same order; they "
-            f"differ{' in ' + ', '.join(odd) if odd else ' in order'}. Evaluate both on one split."
-        )
+    check_same_images(evaluation, baseline)
     kind, function, pooled = MEASURES[measure]
     rows = []
     for one in (evaluation, baseline):
@@ -176,7 +172,21 @@ def difference(
     return paired_difference(rows[0], rows[1], function if pooled else None, seed=seed, level=level)
 
 
-def _measured(rows: np.ndarray, function, pooled: bool, seed: int, level: float) -> Interval:
+def check_same_images(evaluation: Mapping[str, Any], baseline: Mapping[str, Any]) -> None:
+    """Refuse a paired comparison of two evaluations of different images."""
+    names, baseline_names = ([i["name"] for i in e["per_image"]] for e in (evaluation, baseline))
+    if names != baseline_names:
+        odd = sorted(set(names) ^ set(baseline_names))[:3]
+        raise InputError(
+            "A paired difference needs two evaluations of the same images in the same order; they "
+            f"differ{' in ' + ', '.join(odd) if odd else ' in order'}. Evaluate both on one split."
+        )
+
+
+def measured_over_images(
+    rows: np.ndarray, function: Callable[..., np.ndarray], pooled: bool, seed: int, level: float
+) -> Interval:
+    """A measure with its interval: of the counts pooled, or as the mean over images."""
     if pooled:
         return interval(rows, function, seed=seed, level=level)
     return interval(function(rows), seed=seed, level=level)

@@ -8,7 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sparseshot_jax.models.layers import scale_image
-from sparseshot_jax.models.unet import UNet, UNetSpec
+from sparseshot_jax.models.unet import UNet, UNetSpec, split_distance
+from sparseshot_jax.models.yollo import Yollo, YolloSpec
 from sparseshot_jax.types import Needs
 
 
@@ -41,7 +42,7 @@ class Model(Protocol):
         ...
 
 
-MODELS: dict[str, type[Model]] = {"unet": UNetSpec}
+MODELS: dict[str, type[Model]] = {"unet": UNetSpec, "yollo": YolloSpec}
 
 
 def foreground(logits: Float[Array, "*b k"]) -> Float[Array, "*b"]:
@@ -73,7 +74,10 @@ __all__ = [
     "Model",
     "UNet",
     "UNetSpec",
+    "Yollo",
+    "YolloSpec",
     "class_probabilities",
     "foreground",
     "scale_image",
+    "split_distance",
 ]

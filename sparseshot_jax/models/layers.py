@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Key, UInt8
 
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}  # of the arithmetic
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
 
@@ -209,3 +210,16 @@ class ChannelNorm(nnx.Module):
 
 
 NORMS = {"batch": BatchNorm, "group": GroupNorm, "channel": ChannelNorm}
+
+
+# The start: kernels at the variance that a ReLU keeps. He et al. 2015, https://arxiv.org/abs/1502.01852.
+
+
+@functools.partial(jax.jit, static_argnames=("shapes", "scales"))
+def normals(
+    key: Key[Array, ""], shapes: tuple[tuple[int, ...], ...], scales: tuple[float, ...]
+) -> list[Array]:
+    """Independent normal arrays, cut from one draw: a draw for each would compile for each shape."""
+    ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
+    parts = jnp.split(jax.random.normal(key, (ends[-1],)), ends[:-1])
+    return [scale * part.reshape(shape) for scale, part, shape in zip(scales, parts, shapes)]

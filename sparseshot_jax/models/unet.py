@@ -4,8 +4,6 @@ Departures: convolutions are padded, so that the output has the size of the inpu
 """
 
 import dataclasses
-import functools
-import itertools
 import math
 from collections.abc import Iterator
 
@@ -15,10 +13,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.models.layers import FORMS, NORMS, Forms, forms
+from sparseshot_jax.models.layers import DTYPES, FORMS, NORMS, Forms, forms, normals
 from sparseshot_jax.types import Needs
 
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+_MEAN_DEPTH_LOGIT = -math.log(2.0)  # of 1/3, the mean over a disc of distance to the border / radius
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +35,9 @@ class UNetSpec:
     # p of foreground at the start, (0, 1); below every threshold rho. Decides numbers and no program.
     prior: float = dataclasses.field(default=0.05, metadata={"traced": True})
     form: str = "auto"  # of the arithmetic: cpu, textbook, or as the back end likes it
+    distance: bool = False  # a last channel: how deep in its object a pixel lies, to part touching objects
+    # Of the last channel's loss beside that of the others, >= 0.
+    distance_weight: float = dataclasses.field(default=1.0, metadata={"traced": True})
 
     def __post_init__(self):
         if self.base < 1:
@@ -45,7 +46,9 @@ class UNetSpec:
             raise InputError(f"depth must be between 1 and 8; got {self.depth}. Try 4.")
         if not 0.0 < self.prior < 1.0:
             raise InputError(f"prior must lie between 0 and 1, both excluded; got {self.prior}. Try 0.05.")
-        for name, known in (("norm", NORMS), ("dtype", _DTYPES), ("form", ("auto", *FORMS))):
+        if not 0.0 <= self.distance_weight < math.inf:
+            raise InputError(f"distance_weight must be 0 or more; got {self.distance_weight}. Try 1.0.")
+        for name, known in (("norm", NORMS), ("dtype", DTYPES), ("form", ("auto", *FORMS))):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}.")
 
@@ -56,8 +59,8 @@ class UNetSpec:
 
     @property
     def needs(self) -> Needs:
-        """Nothing beside the ground and the class of each pixel."""
-        return Needs()
+        """Beside the ground and the class of each pixel its depth, where the model learns it."""
+        return Needs(distance=self.distance)
 
     @property
     def multiple(self) -> int:
@@ -82,7 +85,10 @@ class UNetSpec:
         return radius
 
     def build(self, *, classes: int, rngs: nnx.Rngs) -> "UNet":
-        """A fresh model: 1 logit for one wanted class, C + 1 (0 = background) for C > 1."""
+        """A fresh model: 1 logit for one wanted class, C + 1 (0 = background) for C > 1.
+
+        With `distance` one more comes last: see `split_distance`.
+        """
         return UNet(self, classes=classes, rngs=rngs)
 
 
@@ -117,14 +123,15 @@ class UNet(nnx.Module):
         if classes < 1:
             raise InputError(f"a model needs at least one wanted class; got {classes}.")
         self.spec = spec
-        logits = 1 if classes == 1 else classes + 1
+        logits = (1 if classes == 1 else classes + 1) + spec.distance
         widths = [spec.base * 2**level for level in range(spec.depth + 1)]
         kernels = _kernels(rngs.params(), tuple(widths), logits)
         self.down = nnx.List(_Convolutions(kernels, width, norm=spec.norm) for width in widths)
         self.up = nnx.List(nnx.Param(next(kernels)) for _ in widths[:-1])
         self.merge = nnx.List(_Convolutions(kernels, width, norm=spec.norm) for width in widths[:-1])
         self.head = nnx.Param(next(kernels))
-        self.bias = nnx.Param(_prior_bias(spec.prior, classes))
+        bias = _prior_bias(spec.prior, classes)
+        self.bias = nnx.Param(jnp.append(bias, _MEAN_DEPTH_LOGIT) if spec.distance else bias)
 
     def __call__(
         self,
@@ -145,7 +152,7 @@ class UNet(nnx.Module):
         """
         self._check_size(image.shape[1], image.shape[2])
         ops = forms(self.spec.form)
-        x = image.astype(_DTYPES[self.spec.dtype])
+        x = image.astype(DTYPES[self.spec.dtype])
         skips = []
         for convolutions in self.down:
             if skips:
@@ -173,6 +180,26 @@ class UNet(nnx.Module):
                 )
 
 
+def split_distance(logits: Float[Array, "*b k"]) -> tuple[Float[Array, "*b _"], Float[Array, "*b"]]:
+    """The output of a model with `distance`: the logits of the classes, and that of the depth.
+
+    sigmoid(depth) is the pixel's distance to its object's border over the largest in that object.
+
+    >>> classes, depth = split_distance(jnp.zeros((1, 8, 8, 2)))
+    >>> classes.shape, depth.shape
+    ((1, 8, 8, 1), (1, 8, 8))
+
+    Raises:
+        InputError: one logit alone.
+    """
+    if logits.shape[-1] < 2:
+        raise InputError(
+            f"a model with distance gives a logit a class and one for the depth, 2 or more; got "
+            f"{logits.shape[-1]}. Try UNetSpec(distance=True)."
+        )
+    return logits[..., :-1], logits[..., -1]
+
+
 def _kernels(key: Key[Array, ""], widths: tuple[int, ...], logits: int) -> Iterator[Array]:
     """All kernels in the order in which `UNet` takes them, at the variance that a ReLU keeps.
 
@@ -185,17 +212,7 @@ def _kernels(key: Key[Array, ""], widths: tuple[int, ...], logits: int) -> Itera
     shapes += [shape for o in widths[:-1] for shape in ((3, 3, 2 * o, o), (3, 3, o, o))]
     # Each output of an up-convolution sums over one pixel's channels.
     scales = [math.sqrt(2 / (shape[2] * (9 if shape[0] == 3 else 1))) for shape in shapes]
-    return iter(_normals(key, (*shapes, (widths[0], logits)), (*scales, 0.01)))
-
-
-@functools.partial(jax.jit, static_argnames=("shapes", "scales"))
-def _normals(
-    key: Key[Array, ""], shapes: tuple[tuple[int, ...], ...], scales: tuple[float, ...]
-) -> list[Array]:
-    """Independent normal arrays, cut from one draw: a draw for each would compile for each shape."""
-    ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
-    parts = jnp.split(jax.random.normal(key, (ends[-1],)), ends[:-1])
-    return [scale * part.reshape(shape) for scale, part, shape in zip(scales, parts, shapes)]
+    return iter(normals(key, (*shapes, (widths[0], logits)), (*scales, 0.01)))
 
 
 def _prior_bias(prior: float, classes: int) -> Float[Array, "k"]:

@@ -1,14 +1,27 @@
-"""Image or slide -> probability tiles -> objects, streamed: no seam, none cut, none doubled."""
+"""Image or slide -> tiles -> objects, streamed: no seam, none cut, none doubled."""
 
-from sparseshot_jax.predict.objects import Prediction, predict, write_predictions
+from sparseshot_jax.predict.candidates import Candidates, Cells
+from sparseshot_jax.predict.detections import DetectionPart, predict_detections
+from sparseshot_jax.predict.instances import predict_instances
+from sparseshot_jax.predict.merge import Suppression
+from sparseshot_jax.predict.objects import Prediction, predict
 from sparseshot_jax.predict.overlay import overlay_png
 from sparseshot_jax.predict.stream import Grid, probability_map
+from sparseshot_jax.predict.watershed import SplitSpec
+from sparseshot_jax.predict.write import write_predictions
 
 __all__ = [
+    "Candidates",
+    "Cells",
+    "DetectionPart",
     "Grid",
     "Prediction",
+    "SplitSpec",
+    "Suppression",
     "overlay_png",
     "predict",
+    "predict_detections",
+    "predict_instances",
     "probability_map",
     "write_predictions",
 ]

@@ -2,15 +2,13 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import shapely
 from jaxtyping import Bool, Float64
 
 from sparseshot_jax.data.annotations import Annotations
-from sparseshot_jax.data.formats.geojson import GeoJsonWriter
 from sparseshot_jax.data.slides.slide import Slide
 from sparseshot_jax.data.slides.tissue import TissueMask
 from sparseshot_jax.errors import InputError
@@ -30,9 +28,24 @@ class Prediction:
     probability: Float64[np.ndarray, "n"]  # mean p of the object's class over the pixel centres inside
     area_um2: Float64[np.ndarray, "n"]  # square micrometres, holes taken out
 
+    @classmethod
+    def concatenate(cls, parts: Sequence["Prediction"], *, class_names: Sequence[str]) -> "Prediction":
+        """All of all parts, of which there may be none, in order."""
+        names = tuple(class_names)
+        return cls(
+            objects=Annotations.concatenate([Annotations.empty(names), *(p.objects for p in parts)]),
+            probability=np.concatenate([np.zeros(0), *(p.probability for p in parts)]),
+            area_um2=np.concatenate([np.zeros(0), *(p.area_um2 for p in parts)]),
+        )
+
+    @property
+    def measurements(self) -> dict[str, np.ndarray]:
+        """What a file says of each object beside its class, name -> [n]."""
+        return {"probability": self.probability, "area um^2": self.area_um2}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Finish:
+class Finish:
     """What is done to objects before they leave."""
 
     grid: Grid
@@ -134,7 +147,7 @@ def predict(
         multiple=multiple,
     )
     area = None if region is None else area_of(region)
-    finish = _Finish(
+    finish = Finish(
         grid=grid,
         size_px=(slide.width, slide.height),
         mpp=mpp,
@@ -149,30 +162,11 @@ def predict(
     return _objects(tiles, wanted, threshold, finish, on_progress)
 
 
-def write_predictions(
-    path: str | Path, predictions: Iterable[Prediction], *, object_type: str = "detection"
-) -> int:
-    """Stream predictions into a GeoJSON for QuPath; gives the number of objects.
-
-    Each has the measurements "probability" and "area um^2". The file appears only when complete.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    count = 0
-    with GeoJsonWriter(path) as writer:
-        for part in predictions:
-            measurements = {"probability": part.probability, "area um^2": part.area_um2}
-            writer.write(part.objects, object_type=object_type, measurements=measurements)
-            count += len(part.objects)
-    return count
-
-
 def _objects(
     tiles: Iterator[np.ndarray],
     wanted: Bool[np.ndarray, "n"],
     threshold: float,
-    finish: _Finish,
+    finish: Finish,
     on_progress: Progress,
 ) -> Iterator[Prediction]:
     grid, classes = finish.grid, len(finish.class_names)

@@ -6,6 +6,7 @@ shows. Outside the slide is white.
 """
 
 import dataclasses
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -107,19 +108,43 @@ def probability_tiles(
     Raises:
         InputError: the slide is damaged, or p is no probability.
     """
-    batch_size = max(1, min(batch_size, len(origins)))
     inner = slice(grid.halo_px, grid.halo_px + grid.core_px)
+    for output, places in computed(
+        lambda batch: probability(batch)[:, inner, inner],  # the halo never leaves the device
+        slide,
+        grid,
+        origins,
+        batch_size=batch_size,
+        threads=threads,
+    ):
+        yield from _cores(output, places, grid)
+
+
+def computed(
+    program: Callable[[UInt8[np.ndarray, "b h w 3"]], Any],
+    slide: Slide,
+    grid: Grid,
+    origins: Sequence[tuple[int, int]],
+    *,
+    batch_size: int,
+    threads: int,
+) -> Iterator[tuple[Any, list[tuple[int, int]]]]:
+    """Outputs of a program for batches of tiles, halo included, each with the origins of its tiles.
+
+    An output may have more rows than origins: the last batch is filled up. Memory as in
+    `probability_tiles`.
+    """
+    batch_size = max(1, min(batch_size, len(origins)))
     images = _read_ahead(
         slide, [grid.window(x, y) for x, y in origins], threads, max(2 * batch_size, threads)
     )
-    running: deque[tuple[Any, int]] = deque()
+    running: deque[tuple[Any, list[tuple[int, int]]]] = deque()
     place = iter(origins)
     for batch, count in _batches(images, batch_size):
-        running.append((probability(batch)[:, inner, inner], count))
+        running.append((program(batch), list(itertools.islice(place, count))))
         if len(running) > 1:
-            yield from _cores(running.popleft(), place, grid)
-    while running:
-        yield from _cores(running.popleft(), place, grid)
+            yield running.popleft()
+    yield from running
 
 
 def probability_map(
@@ -186,11 +211,10 @@ def _batches(
 
 
 def _cores(
-    batch: tuple[Any, int], place: Iterator[tuple[int, int]], grid: Grid
+    output: Any, places: Sequence[tuple[int, int]], grid: Grid
 ) -> Iterator[Float32[np.ndarray, "h w C"]]:
-    cores: Float[np.ndarray, "b h w C"] = np.asarray(batch[0], np.float32)[: batch[1]]
-    for core in cores:
-        x, y = next(place)
+    cores: Float[np.ndarray, "b h w C"] = np.asarray(output, np.float32)
+    for core, (x, y) in zip(cores, places):
         p = core[: grid.height - y, : grid.width - x]
         if not (p.min() >= 0.0 and p.max() <= 1.0):  # false for NaN
             raise InputError(

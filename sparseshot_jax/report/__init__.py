@@ -1,5 +1,7 @@
 """Numbers -> tables, figures, one HTML page."""
 
+from sparseshot_jax.report.detection_panels import DetectionPanel, Predicted
+from sparseshot_jax.report.detection_tables import class_count_table, class_table
 from sparseshot_jax.report.overlay import COLOURS, Layer, overlay
 from sparseshot_jax.report.page import write_comparison, write_report
 from sparseshot_jax.report.panels import Panel
@@ -8,9 +10,13 @@ from sparseshot_jax.report.tables import Cell, Table, comparison_table, results_
 __all__ = [
     "COLOURS",
     "Cell",
+    "DetectionPanel",
     "Layer",
     "Panel",
+    "Predicted",
     "Table",
+    "class_count_table",
+    "class_table",
     "comparison_table",
     "overlay",
     "results_table",

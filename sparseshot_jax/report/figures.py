@@ -6,7 +6,7 @@ matplotlib is imported inside the functions: whoever writes no report does not w
 import dataclasses
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,7 @@ class Line:
     dashed: bool = False
     marked: bool = False  # a dot at every value
     colour: str | None = None  # None takes the next of LINES
+    dot: tuple[float, float] | None = None  # x, y of a place on it that is marked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,25 +60,33 @@ class Chart:
     title: str
     lines: Sequence[Line]
     x_label: str = "step"
+    y_label: str = ""
     unit: bool = False  # values lie in [0, 1]
+    unit_x: bool = False  # and so does what they are drawn over
+    legend: bool = False  # shown for a single line, too
     from_zero: bool = False  # the axis starts at 0, so that noise does not look like a trend
 
     def svg(self) -> str:
         """The chart as SVG text."""
-        return _drawn(self._draw)
+        return drawn(self._draw)
 
     def _draw(self, axes) -> None:
         for line, colour in zip(self.lines, LINES * math.ceil(len(self.lines) / len(LINES))):
             x, y = _thinned(line)
             style = "--" if line.dashed else "-"
             dot = "o" if line.marked else None
-            axes.plot(x, y, style, color=line.colour or colour, label=line.label, marker=dot)
-        axes.set(title=self.title, xlabel=self.x_label)
+            colour = line.colour or colour
+            axes.plot(x, y, style, color=colour, label=line.label, marker=dot)
+            if line.dot is not None:
+                axes.plot(*line.dot, "o", color=colour, markersize=6)
+        axes.set(title=self.title, xlabel=self.x_label, ylabel=self.y_label)
+        if self.unit_x:
+            axes.set(xlim=(-0.02, 1.02))
         if self.unit:
             axes.set(ylim=(-0.02, 1.02))
         elif self.from_zero:
             axes.set(ylim=(0, None))
-        if len(self.lines) > 1:
+        if len(self.lines) > 1 or self.legend:
             axes.legend(loc="best")
 
 
@@ -89,7 +98,7 @@ def training_charts(rows: Sequence[Mapping]) -> list[Chart]:
     wait = [v for v in _column(train, "wait_share") if math.isfinite(v)]
     waiting = f" (waiting for data: {np.median(wait):.0%})" if wait else ""
     charts = [
-        Chart(title="Loss", lines=_lines(train, {"loss": "loss", "capped_loss": "capped loss"})),
+        Chart(title="Loss", lines=_lines(train, _losses(train))),
         Chart(
             title="Mean p and threshold of the mask",
             lines=_lines(
@@ -165,12 +174,13 @@ def reliability_chart(evaluations: Mapping[str, Evaluation]) -> Chart:
     return Chart(title="Reliability of p", lines=lines[1:] + lines[:1], x_label="mean p", unit=True)
 
 
-def _drawn(draw) -> str:
+def drawn(draw: Callable[[Any], None], *, height: float = 2.7) -> str:
+    """What `draw` puts on empty axes, as SVG text; `height` in inches, 4.4 wide."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.4, 2.7), layout="constrained")
+        figure = Figure(figsize=(4.4, height), layout="constrained")
         draw(figure.subplots())
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
@@ -181,6 +191,12 @@ def _column(rows: Sequence[Mapping], key: str) -> list[float]:
     """Values of a key; nan where it is absent, null or infinite."""
     values = [row.get(key) for row in rows]
     return [float(v) if isinstance(v, int | float) and math.isfinite(v) else math.nan for v in values]
+
+
+def _losses(rows: Sequence[Mapping]) -> dict[str, str]:
+    """The loss, the same with dropped terms capped, and the losses that it is the sum of."""
+    names = dict.fromkeys(["loss", "capped_loss", *(key for row in rows for key in row)])
+    return {name: name.replace("_", " ") for name in names if name == "loss" or name.endswith("_loss")}
 
 
 def _measures(rows: Sequence[Mapping]) -> list[str]:

@@ -3,32 +3,24 @@
 Sections are plain functions from results to HTML; a page is their concatenation.
 """
 
-import base64
 import contextlib
 import html
 import importlib.resources
-import io
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
 from etils import epath
-from PIL import Image
 
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.metrics import Evaluation
-from sparseshot_jax.report import figures, panels, tables
-from sparseshot_jax.report.overlay import COLOURS
+from sparseshot_jax.metrics import DetectionEvaluation, Evaluation
+from sparseshot_jax.report import detection_scores, figures, parts, scores, tables
+from sparseshot_jax.report.detection_panels import DetectionPanel
 from sparseshot_jax.report.panels import Panel
 
 NO_EVALUATION = "Nothing was evaluated: there are no scores in this report."
 NO_VALIDATION = "The log holds no validation measures: no threshold was chosen on validation images."
 NO_LOG = "The log is empty: there are no training curves in this report."
-POINT_TILES = {
-    "fixed": "Dice at p > 0.5",
-    "carried_over": "Dice at the validation threshold",
-    "oracle": "Dice at the oracle threshold",
-}
 
 
 def write_report(
@@ -37,9 +29,9 @@ def write_report(
     title: str,
     config: Mapping,
     rows: Sequence[Mapping],
-    evaluation: Evaluation | None = None,
+    evaluation: Evaluation | DetectionEvaluation | None = None,
     held_out: Mapping | None = None,
-    panels: Sequence[Panel] = (),
+    panels: Sequence[Panel | DetectionPanel] = (),
     notes: Sequence[str] = (),
     versions: Mapping[str, str],
 ) -> None:
@@ -50,7 +42,7 @@ def write_report(
         title: heading of the page.
         config: the resolved config, nested; shown folded.
         rows: the log, one mapping for each line of JSONL, with "event" "train" or "validation".
-        evaluation: of `metrics.summarise`.
+        evaluation: of `metrics.summarise` or `metrics.summarise_detections`.
         held_out: measures on held-out marks, name -> number. Without this and `evaluation` the page
             says plainly that nothing was evaluated.
         panels: images with their labels and predictions.
@@ -63,18 +55,14 @@ def write_report(
     missing = [NO_EVALUATION] if evaluation is None and held_out is None else []
     if not any(row.get("event") == "validation" for row in rows):
         missing.append(NO_VALIDATION if rows else NO_LOG)
-    sections = [_notes([*notes, *missing])]
+    sections = [parts.note_list([*notes, *missing])]
     if evaluation is not None:
-        run, results = {"this run": evaluation}, tables.results_table(evaluation)
-        sections += [
-            _tiles(evaluation),
-            section("Results", f"<div class='beside'>{results.html()}{_scores(run)}</div>"),
-        ]
+        sections.append(_scores_of(tables.task_of(evaluation)).results(evaluation))
     if held_out is not None:
         measures = tables.mapping_table(held_out, ("Measure", "Value"))
-        sections.append(section("Held-out marks", measures.html()))
+        sections.append(parts.section("Held-out marks", measures.html()))
     sections += [
-        section("Training", _charts(figures.training_charts(rows))),
+        parts.section("Training", parts.charts(figures.training_charts(rows))),
         _panels(panels),
         _config({"All fields": config} if config else {}),
     ]
@@ -85,13 +73,13 @@ def write_comparison(
     path: str | os.PathLike[str],
     *,
     title: str,
-    evaluations: Mapping[str, Evaluation],
+    evaluations: Mapping[str, Evaluation] | Mapping[str, DetectionEvaluation],
     logs: Mapping[str, Sequence[Mapping]],
-    panels: Sequence[Panel] = (),
+    panels: Sequence[Panel | DetectionPanel] = (),
     configs: Mapping[str, Mapping] | None = None,
     notes: Sequence[str] = (),
     versions: Mapping[str, str],
-    measure: str = "dice_pooled",
+    measure: str | None = None,
     baseline: str | None = None,
 ) -> None:
     """Write the report of several methods on the same images, side by side.
@@ -99,88 +87,52 @@ def write_comparison(
     Args:
         path: the HTML file; its folder is created.
         title: heading of the page.
-        evaluations: method -> its evaluation.
+        evaluations: method -> its evaluation; all of one task.
         logs: method -> its log.
         panels: with one prediction for each method.
         configs: method -> its resolved config.
         notes: sentences that a reader has to know before the numbers.
         versions: package -> version.
-        measure: that the table compares, a key of `tables.MEASURES`.
+        measure: that the table compares, a key of `tables.SEGMENTATION` or `tables.DETECTION`; None:
+            pooled Dice, or F1 by distance.
         baseline: method from which paired differences are shown.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: methods of different tasks; the file cannot be written.
     """
-    compared = tables.comparison_table(evaluations, measure=measure, baseline=baseline)
+    compared = ""
+    if evaluations:
+        task = tables.common_task(evaluations)
+        compared = _scores_of(task).comparison(evaluations, measure=measure, baseline=baseline)
     sections = [
-        _notes([*notes, *([] if evaluations else [NO_EVALUATION])]),
-        section("Results", compared.html() + _scores(evaluations)) if evaluations else "",
+        parts.note_list([*notes, *([] if evaluations else [NO_EVALUATION])]),
+        compared,
         _panels(panels),
-        section("Training", _charts(figures.comparison_charts(logs))),
+        parts.section("Training", parts.charts(figures.comparison_charts(logs))),
         _config(configs or {}),
     ]
     write_page(path, title, "".join(sections), versions)
 
 
-def _notes(notes: Sequence[str]) -> str:
-    items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
-    return f"<ul class='notes'>{items}</ul>" if items else ""
+def _scores_of(task: str) -> Any:
+    """The module that shows the scores of a task: `results` of one run, `comparison` of several."""
+    return detection_scores if task == "detection" else scores
 
 
-def _tiles(evaluation: Evaluation) -> str:
-    """The pooled Dice at each operating point, large."""
-    parts = []
-    for name, point in evaluation["operating_points"].items():
-        dice = point["dice_pooled"]
-        low, high = dice["low"], dice["high"]
-        bounds = f"{low:.3f}\N{EN DASH}{high:.3f}, " if low is not None and high is not None else ""
-        remark = f"{bounds}pooled" + ("" if name == "fixed" else f", {tables.above(point['threshold'])}")
-        parts.append(
-            f"<div class='tile'><span>{html.escape(POINT_TILES.get(name, name))}</span>"
-            f"<b>{dice['mean']:.3f}</b><small>{html.escape(remark)}</small></div>"
-        )
-    return f"<div class='tiles'>{''.join(parts)}</div>"
-
-
-def _scores(evaluations: Mapping[str, Evaluation]) -> str:
-    return _charts([figures.threshold_chart(evaluations), figures.reliability_chart(evaluations)])
-
-
-def _charts(charts: Sequence[figures.Chart]) -> str:
-    pictures = "".join(
-        f"<img alt='{html.escape(chart.title, quote=True)}' src='{_data(chart.svg().encode(), 'svg+xml')}'>"
-        for chart in charts
-    )
-    return f"<div class='charts'>{pictures}</div>" if pictures else ""
-
-
-def _panels(rows: Sequence[Panel]) -> str:
+def _panels(rows: Sequence[Panel | DetectionPanel]) -> str:
     if not rows:
         return ""
-    used = panels.LEGEND if any(p.truth is not None for p in rows) else panels.PLAIN_LEGEND
-    legend = "".join(
-        f"<li><i style='background: rgb{COLOURS[name]}'></i>{html.escape(text)}</li>"
-        for name, text in used.items()
-    )
-    parts = [f"<ul class='legend'>{legend}</ul>"]
+    colours = dict.fromkeys(entry for panel in rows for entry in panel.legend())
+    shown = [parts.legend(list(colours))]
     for panel in rows:
-        shown = panels.pictures(panel)
-        across = len(shown) if len(shown) <= 5 else 3
-        columns = "".join(
-            f"<figure><img alt='{html.escape(title, quote=True)}' src='{jpeg_data(picture)}'>"
-            f"<figcaption>{html.escape(_column_title(panel, title))}</figcaption></figure>"
-            for title, picture in shown.items()
-        )
-        heading = f"<h3>{html.escape(panel.title)}</h3>"
-        parts.append(
-            f"<div class='panel'>{heading}"
-            f"<div class='pictures' style='--across: {across}'>{columns}</div></div>"
-        )
-    return section("Images", "".join(parts))
+        columns = panel.pictures().items()
+        captions = [(_caption(panel, column), picture) for column, picture in columns]
+        shown.append(parts.picture_row(panel.title, captions))
+    return parts.section("Images", "".join(shown))
 
 
-def _column_title(panel: Panel, title: str) -> str:
-    return f"{title}, {tables.above(panel.threshold_of(title))}" if title in panel.predictions else title
+def _caption(panel: Panel | DetectionPanel, column: str) -> str:
+    return f"{column}, {tables.above(panel.threshold_of(column))}" if column in panel.predictions else column
 
 
 def _config(configs: Mapping[str, Mapping]) -> str:
@@ -189,13 +141,7 @@ def _config(configs: Mapping[str, Mapping]) -> str:
         f"{tables.mapping_table(config, ('Field', 'Value')).html()}</details>"
         for name, config in configs.items()
     )
-    return section("Configuration", folded)
-
-
-def section(heading: str, content: str) -> str:
-    """A part of a page under its heading; `content` is HTML."""
-    """A section under its heading; nothing where there is nothing to show."""
-    return f"<section><h2>{html.escape(heading)}</h2>{content}</section>" if content else ""
+    return parts.section("Configuration", folded)
 
 
 def write_page(
@@ -226,14 +172,3 @@ def write_page(
         with contextlib.suppress(OSError):  # the first error is the one to report
             temporary.unlink(missing_ok=True)
         raise InputError(f"{path}: the report cannot be written ({error}). Try another folder.") from error
-
-
-def jpeg_data(picture: np.ndarray) -> str:
-    """A picture [h, w, 3] as the address of an image element."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=88, subsampling=0)
-    return _data(buffer.getvalue(), "jpeg")
-
-
-def _data(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
 from sparseshot_jax.metrics import components, match_by_iou
-from sparseshot_jax.report.overlay import COLOURS, Layer, overlay, resized
+from sparseshot_jax.report.overlay import COLOURS, Colour, Layer, overlay, resized
 from sparseshot_jax.types import Ground
 
 SIDE_PX = 480  # longer side of a picture in the report
@@ -28,6 +28,26 @@ class Panel:
         """The threshold at which a method's prediction is drawn."""
         return self.threshold[method] if isinstance(self.threshold, Mapping) else self.threshold
 
+    def legend(self) -> list[tuple[Colour, str]]:
+        """What each colour says."""
+        used = PLAIN_LEGEND if self.truth is None else LEGEND
+        return [(COLOURS[key], text) for key, text in used.items()]
+
+    def pictures(self) -> dict[str, UInt8[np.ndarray, "a b 3"]]:
+        """Column title -> picture; the truth beside a single prediction, before several."""
+        columns: dict[str, list[Layer]] = {"Image": []}
+        if self.given is not None:
+            columns["Given labels"] = given_layers(self.given)
+        predicted = {
+            method: prediction_layers(p > self.threshold_of(method), self.truth)
+            for method, p in self.predictions.items()
+        }
+        truth: dict[str, list[Layer]] = {}
+        if self.truth is not None:
+            truth["Truth"] = [Layer(labels=_labels(self.truth), colour=COLOURS["truth"], fill=0.15)]
+        columns |= predicted | truth if len(predicted) == 1 else truth | predicted
+        return {title: _drawn(self.image, layers) for title, layers in columns.items()}
+
 
 LEGEND = {  # colour -> what it says
     "truth": "marked or true object",
@@ -40,28 +60,17 @@ LEGEND = {  # colour -> what it says
 PLAIN_LEGEND = {"found": "predicted"}  # where no truth is known
 
 
-def pictures(panel: Panel) -> dict[str, UInt8[np.ndarray, "a b 3"]]:
-    """Column title -> picture; the truth beside a single prediction, before several."""
-    columns: dict[str, list[Layer]] = {"Image": []}
-    if panel.given is not None:
-        columns["Given labels"] = given_layers(panel.given)
-    predicted = {
-        method: prediction_layers(p > panel.threshold_of(method), panel.truth)
-        for method, p in panel.predictions.items()
-    }
-    truth: dict[str, list[Layer]] = {}
-    if panel.truth is not None:
-        truth["Truth"] = [Layer(labels=_labels(panel.truth), colour=COLOURS["truth"], fill=0.15)]
-    columns |= predicted | truth if len(predicted) == 1 else truth | predicted
-    return {title: _drawn(panel.image, layers) for title, layers in columns.items()}
-
-
 def given_layers(ground: UInt8[np.ndarray, "h w"]) -> list[Layer]:
     """Marked objects outlined, known background tinted, ignored ground greyed, the rest as it is."""
+    objects = Layer(labels=_of(ground, Ground.ANNOTATED), colour=COLOURS["truth"], fill=0.35)
+    return [*ground_layers(ground), objects]
+
+
+def ground_layers(ground: UInt8[np.ndarray, "h w"]) -> list[Layer]:
+    """Known background tinted, ignored ground greyed."""
     return [
         Layer(labels=_of(ground, Ground.IGNORED), colour=COLOURS["ignored"], fill=0.7, line_px=0),
         Layer(labels=_of(ground, Ground.BACKGROUND), colour=COLOURS["background"], fill=0.3, line_px=0),
-        Layer(labels=_of(ground, Ground.ANNOTATED), colour=COLOURS["truth"], fill=0.35),
     ]
 
 

@@ -3,20 +3,40 @@
 import dataclasses
 import html
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table as TerminalTable
 
-from sparseshot_jax.metrics import Evaluation, Interval, difference
+from sparseshot_jax.errors import InputError
+from sparseshot_jax.metrics import (
+    DetectionEvaluation,
+    Evaluation,
+    Interval,
+    detection_difference,
+    difference,
+)
 
-MEASURES = {  # measure of an operating point -> column title
+SEGMENTATION = {  # measure of an operating point -> its title
     "dice_image": "Dice, mean of images",
     "dice_pooled": "Dice, pooled",
     "iou_image": "IoU, mean of images",
     "iou_pooled": "IoU, pooled",
     "object_f1": "Object F1",
 }
+DETECTION = {  # the same for objects; gates and the class of the evaluation fill the braces
+    "f1_distance": "F1 within {distance_um:g} µm",
+    "precision_distance": "Precision within {distance_um:g} µm",
+    "recall_distance": "Recall within {distance_um:g} µm",
+    "f1_iou": "F1 at IoU ≥ {iou:g}",
+    "precision_iou": "Precision at IoU ≥ {iou:g}",
+    "recall_iou": "Recall at IoU ≥ {iou:g}",
+    "counts_mae": "Count error an image",
+    "exclusive_recall": "Exclusive recall, {exclusive_class}",
+}
+MEASURES = {"segmentation": SEGMENTATION, "detection": DETECTION}
+DEFAULTS = {"segmentation": "dice_pooled", "detection": "f1_distance"}  # what a comparison shows
 COLUMNS = {"fixed": "At p > 0.5", "carried_over": "At validation threshold", "oracle": "Oracle threshold"}
 POINTS = {  # operating point -> how its threshold came about
     "fixed": "fixed",
@@ -67,41 +87,69 @@ class Table:
             show_edge=False,
         )
         for k, cell in enumerate(self.header):
-            width = 11 if k else None  # of an interval: never cut
+            intervals = any("\N{EN DASH}" in row[k].detail for row in self.rows)
+            width = 11 if k and intervals else None  # never cut
             table.add_column(_terminal_cell(cell), justify="right" if k else "left", min_width=width)
         for row in self.rows:
             table.add_row(*map(_terminal_cell, row))
         return table
 
 
-def results_table(evaluation: Evaluation) -> Table:
+def task_of(evaluation: Mapping) -> str:
+    """What was evaluated: a key of `MEASURES`. Files without a task are of segmentation."""
+    return evaluation.get("task", "segmentation")
+
+
+def common_task(evaluations: Mapping[str, Mapping]) -> str:
+    """The one task of all.
+
+    Raises:
+        InputError: they are of different tasks.
+    """
+    tasks = {name: task_of(one) for name, one in evaluations.items()}
+    if len(set(tasks.values())) > 1:
+        listed = ", ".join(f"{name} ({task})" for name, task in tasks.items())
+        raise InputError(f"Methods that are compared must have one task; got {listed}. Compare them apart.")
+    return next(iter(tasks.values()))
+
+
+def results_table(evaluation: Evaluation | DetectionEvaluation) -> Table:
     """Every measure of one evaluation, a row each, at every operating point."""
-    points = evaluation["operating_points"]
-    rows = [
-        [Cell(text=title), *(_interval_cell(point.get(name)) for point in points.values())]
-        for name, title in MEASURES.items()
-        if any(name in point for point in points.values())
-    ]
+    points: Mapping[str, Any] = evaluation["operating_points"]
+    rows = []
+    for measure in MEASURES[task_of(evaluation)]:
+        values = [_value(evaluation, name, measure) for name in points]
+        if any(value is not None for value in values):
+            cells = [_interval_cell(value, digits=_digits(measure)) for value in values]
+            rows.append([Cell(text=_title(evaluation, measure)), *cells])
     header = [Cell(text=above(p["threshold"]), detail=POINTS[name]) for name, p in points.items()]
     return Table(header=[Cell(text=""), *header], rows=rows, caption=_caption(evaluation))
 
 
 def comparison_table(
-    evaluations: Mapping[str, Evaluation],
+    evaluations: Mapping[str, Evaluation] | Mapping[str, DetectionEvaluation],
     *,
-    measure: str = "dice_pooled",
+    measure: str | None = None,
     baseline: str | None = None,
     seed: int = 0,
 ) -> Table:
     """One measure of several methods, a row each, at the three operating points.
 
     Args:
-        evaluations: name of the method -> its evaluation.
-        measure: a key of `MEASURES`.
+        evaluations: name of the method -> its evaluation; all of one task.
+        measure: a key of `SEGMENTATION` or `DETECTION`; None: that of `DEFAULTS`.
         baseline: a method from which the others' paired differences are shown, at the validation
             threshold where there is one, else at 0.5.
         seed: of the resamples of these differences.
+
+    Raises:
+        InputError: methods of different tasks, a measure that the task does not have.
     """
+    task = common_task(evaluations)
+    measure = DEFAULTS[task] if measure is None else measure
+    if measure not in MEASURES[task]:
+        raise InputError(f"measure must be one of {', '.join(MEASURES[task])}; got {measure!r}.")
+    digits = _digits(measure)
     points = [name for name in POINTS if any(name in e["operating_points"] for e in evaluations.values())]
     paired = "carried_over" if "carried_over" in points else "fixed"
     rows = []
@@ -110,18 +158,19 @@ def comparison_table(
         for name in points:
             point = evaluation["operating_points"].get(name)
             threshold = above(point["threshold"]) if point and name != "fixed" else ""
-            row.append(_interval_cell(point and point.get(measure), threshold))
+            row.append(_interval_cell(_value(evaluation, name, measure), threshold, digits=digits))
         if method == baseline:
             row.append(Cell(text="baseline"))
         elif baseline is not None:
-            other = evaluations[baseline]
-            gain = difference(evaluation, other, point=paired, measure=measure, seed=seed)
-            row.append(_interval_cell(gain, sign="+"))
+            compare: Any = detection_difference if task == "detection" else difference
+            gain = compare(evaluation, evaluations[baseline], point=paired, measure=measure, seed=seed)
+            row.append(_interval_cell(gain, sign="+", digits=digits))
         rows.append(row)
     header = ["Method", *(COLUMNS[name] for name in points)]
     if baseline is not None:
         header.append(f"Less {baseline}, {COLUMNS[paired].lower()}")
-    caption = f"{MEASURES[measure]}. " + "".join(map(_caption, list(evaluations.values())[:1]))
+    first = next(iter(evaluations.values()))
+    caption = f"{_title(first, measure)}. {_caption(first)}"
     return Table(header=[Cell(text=title) for title in header], rows=rows, caption=caption)
 
 
@@ -155,7 +204,31 @@ def flattened(values: Mapping, prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def _caption(evaluation: Evaluation) -> str:
+def tile(title: str, point: str, threshold: float, measured: Interval) -> tuple[str, str, str]:
+    """Title, value and remark of a measure at an operating point, to be shown large."""
+    low, high = measured["low"], measured["high"]
+    bounds = f"{low:.3f}\N{EN DASH}{high:.3f}, " if low is not None and high is not None else ""
+    remark = f"{bounds}pooled" + ("" if point == "fixed" else f", {above(threshold)}")
+    return title, f"{measured['mean']:.3f}", remark
+
+
+def _value(evaluation: Mapping, point: str, measure: str) -> Interval | None:
+    """A measure at an operating point; None where the evaluation has it not."""
+    values = evaluation["operating_points"].get(point, {})
+    if measure == "exclusive_recall":
+        values = values.get("exclusive_recall", {}).get(evaluation["exclusive_class"], {})
+    return values.get(measure)
+
+
+def _title(evaluation: Mapping, measure: str) -> str:
+    return MEASURES[task_of(evaluation)][measure].format_map(evaluation)
+
+
+def _digits(measure: str) -> int:
+    return 1 if measure == "counts_mae" else 3
+
+
+def _caption(evaluation: Mapping) -> str:
     images, split = evaluation["images"], evaluation["split"]
     oracle = ORACLE if "oracle" in evaluation["operating_points"] else ""
     if images == 1:
@@ -164,14 +237,14 @@ def _caption(evaluation: Evaluation) -> str:
     return f"Split “{split}”, {images} images; small: {level} bootstrap intervals over images.{oracle}"
 
 
-def _interval_cell(interval: Interval | None, remark: str = "", sign: str = "") -> Cell:
+def _interval_cell(interval: Interval | None, remark: str = "", sign: str = "", digits: int = 3) -> Cell:
     if interval is None:
         return Cell(text="-")
-    low, high = interval["low"], interval["high"]
+    low, high, form = interval["low"], interval["high"], f"{sign}.{digits}f"
     to = " to " if sign else "\N{EN DASH}"
-    bounds = f"{low:{sign}.3f}{to}{high:{sign}.3f}" if low is not None and high is not None else ""
+    bounds = f"{low:{form}}{to}{high:{form}}" if low is not None and high is not None else ""
     detail = "\n".join(part for part in (bounds, remark) if part)
-    return Cell(text=f"{interval['mean']:{sign}.3f}", detail=detail)
+    return Cell(text=f"{interval['mean']:{form}}", detail=detail)
 
 
 def _terminal_cell(cell: Cell) -> str:

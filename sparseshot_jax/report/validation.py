@@ -16,7 +16,7 @@ from sparseshot_jax.data.checks.validate import Subject
 from sparseshot_jax.data.formats.whole_file import whole_file
 from sparseshot_jax.data.labels import Role
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.report import page
+from sparseshot_jax.report import page, parts
 from sparseshot_jax.report.tables import Cell, Table
 from sparseshot_jax.report.validation_pictures import sheet
 from sparseshot_jax.types import Ground
@@ -77,10 +77,10 @@ def write_validation(
     )
     body = [
         _summary(every),
-        page.section("Findings", _findings(every)),
-        page.section("Classes", class_table(every).html()),
-        page.section("Ground", ground_table(every).html()),
-        page.section("Images", "".join(sheets)),
+        parts.section("Findings", _findings(every)),
+        parts.section("Classes", class_table(every).html()),
+        parts.section("Ground", ground_table(every).html()),
+        parts.section("Images", "".join(sheets)),
     ]
     target = folder / "index.html"
     page.write_page(target, title, "".join(body), versions, style)
@@ -200,7 +200,7 @@ def _where(one: Finding) -> str:
 def _figure(found: Findings, picture: bytes) -> str:
     # A photograph as PNG takes five times the room.
     with Image.open(io.BytesIO(picture)) as image:
-        source = page.jpeg_data(np.asarray(image.convert("RGB")))
+        source = parts.jpeg_data(np.asarray(image.convert("RGB")))
     name = html.escape(found.name, quote=True)
     return f"<div class='panel sheet'><figure><img alt='{name}' src='{source}'></figure></div>"
 

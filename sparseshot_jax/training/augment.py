@@ -5,10 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, Shaped
+from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.types import Batch
+from sparseshot_jax.types import Batch, Objects
 
 # Optical densities of haematoxylin, eosin and DAB, the residual (Ruifrok & Johnston 2001), of length 1.
 _STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]])
@@ -31,7 +31,7 @@ class AugmentSpec:
 
 
 def augment(key: Key[Array, ""], batch: Batch, spec: AugmentSpec) -> tuple[Float[Array, "b h w 3"], Batch]:
-    """A varied float image in [-1, 1] and the batch whose ground and label moved with it.
+    """A varied float image in [-1, 1] and the batch whose ground, label and objects moved with it.
 
     One key gives one result, whatever the devices. Tiles must be square for the rotations.
     """
@@ -54,8 +54,28 @@ def _dihedral(key: Key[Array, ""], batch: Batch) -> Batch:
         return jnp.where(swap, jnp.swapaxes(x, 1, 2), x)
 
     return dataclasses.replace(
-        batch, image=move(batch.image), ground=move(batch.ground), label=move(batch.label)
+        batch,
+        image=move(batch.image),
+        ground=move(batch.ground),
+        label=move(batch.label),
+        objects=None if batch.objects is None else _moved(batch.objects, bits, batch.image.shape[1]),
+        distance=None if batch.distance is None else move(batch.distance),
     )
+
+
+def _moved(objects: Objects, bits: Bool[Array, "3 b"], side: int) -> Objects:
+    """The boxes after the flips, then the swap of axes, of square tiles of this side."""
+    rows, columns, swap = bits[:, :, None]
+    top, left, bottom, right = jnp.moveaxis(objects.boxes_yxyx_px, -1, 0)
+    top, bottom = jnp.where(rows, side - bottom, top), jnp.where(rows, side - top, bottom)
+    left, right = jnp.where(columns, side - right, left), jnp.where(columns, side - left, right)
+    boxes = jnp.where(
+        swap[..., None],
+        jnp.stack([left, top, right, bottom], axis=-1),
+        jnp.stack([top, left, bottom, right], axis=-1),
+    )
+    boxes = jnp.where(objects.present[..., None], boxes, 0.0)
+    return dataclasses.replace(objects, boxes_yxyx_px=boxes)
 
 
 def _colour(

@@ -7,8 +7,7 @@ Everything a user tunes is in `Hyper`, a pytree of traced numbers that the loop 
 one compilation serves every threshold, schedule, weight, learning rate and seed.
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,11 +16,10 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Key, UInt8
 
-from sparseshot_jax import losses, models
+from sparseshot_jax import models
 from sparseshot_jax.training.augment import AugmentSpec, augment
-from sparseshot_jax.types import Batch, Hyper, Measures, Scalar, Targets, Terms, TrainState
-
-TermsFn = Callable[[Array, Targets, Mapping[str, Scalar], Key[Array, ""]], Terms]
+from sparseshot_jax.training.objective import Objective
+from sparseshot_jax.types import Batch, Hyper, Measures, TrainState
 
 
 def init_state(
@@ -42,7 +40,7 @@ def init_state(
 def make_train_step(
     *,
     graphdef: nnx.GraphDef,
-    terms: TermsFn,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     augmentation: AugmentSpec,
     micro_batches: int = 1,
@@ -59,10 +57,7 @@ def make_train_step(
         augment_key, loss_key = jax.random.split(key)
         image, batch = augment(augment_key, batch, augmentation)
         model = nnx.merge(graphdef, params, stats, copy=True)
-        logits = model(image, valid=batch.valid, train=True)
-        targets = Targets(ground=batch.ground, label=batch.label.astype(jnp.int32))
-        result = terms(logits, targets, hyper.loss, loss_key)
-        measures = _measure(logits, targets, result)
+        measures = objective(model(image, valid=batch.valid, train=True), batch, hyper, loss_key)
         return measures.loss, (nnx.split(model, nnx.Param, ...)[2], measures)
 
     gradient = jax.grad(summed_loss, has_aux=True)
@@ -113,39 +108,23 @@ def _accumulate(
         lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0), batch
     )
     zeros = jax.tree.map(jnp.zeros_like, state.params)
-    nothing = Measures(**{f.name: jnp.zeros(()) for f in dataclasses.fields(Measures)})
+    one = jax.tree.map(lambda x: x[0], split)
+    sums = jax.eval_shape(lambda: gradient(state.params, state.stats, one, hyper, key)[1][1])
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sums)
     carry, _ = jax.lax.scan(body, (zeros, state.stats, nothing), (split, jnp.arange(parts)))
     return carry
 
 
-def _measure(logits: Float[Array, "*b k"], targets: Targets, terms: Terms) -> Measures:
-    p = jax.lax.stop_gradient(models.foreground(logits))
-    unannotated = targets.valid & ~targets.annotated & ~targets.known_background
-    value, weight = losses.reduce.totals(terms)
-
-    def total(x: Array) -> Float[Array, ""]:
-        return jnp.sum(x, dtype=jnp.float32)
-
-    return Measures(
-        loss=value,
-        weight=weight,
-        capped=jax.lax.stop_gradient(total(terms.capped)),
-        unannotated=total(unannotated),
-        kept=total(terms.kept & unannotated),
-        annotated=total(targets.annotated),
-        p_unannotated=total(jnp.where(unannotated, p, 0.0)),
-        p_annotated=total(jnp.where(targets.annotated, p, 0.0)),
-    )
-
-
-def make_eval_step(graphdef: nnx.GraphDef) -> Callable[[Any, UInt8[Array, "b h w 3"]], Array]:
-    """(variables, images) -> probability of each class [b, h, w, C], float32.
+def make_eval_step(
+    graphdef: nnx.GraphDef, infer: Callable[[Any], Any]
+) -> Callable[[Any, UInt8[Array, "b h w 3"]], Any]:
+    """(variables, images) -> what the task infers from the model's output.
 
     `variables` is the pair (params, stats), of the last step or of its exponential average.
     """
 
-    def eval_step(variables: tuple[Any, Any], image: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w c"]:
+    def eval_step(variables: tuple[Any, Any], image: UInt8[Array, "b h w 3"]) -> Any:
         model = nnx.merge(graphdef, *variables, copy=True)
-        return models.class_probabilities(model(models.scale_image(image)))
+        return infer(model(models.scale_image(image)))
 
     return eval_step

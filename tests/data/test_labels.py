@@ -3,12 +3,16 @@ import pytest
 
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.labels import (
+    DROPPED,
     LabelSpec,
     Role,
     TargetMaps,
     check_classes,
     draw_targets,
+    label_ids,
+    point_radii_um,
     role_of,
+    wanted,
 )
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Ground, Window
@@ -125,3 +129,67 @@ def test_a_wanted_class_wins_over_a_pattern():
 def test_a_spec_that_cannot_be(bad):
     with pytest.raises(InputError, match=r"labels\."):
         LabelSpec(**bad)
+
+
+def test_objects_of_unknown_class_are_wanted_and_have_no_class():
+    spec = LabelSpec(classes=("a", "b"), unknown_class=("?", "det*", ""), known_background=("d*",))
+    marks = Annotations.from_points(np.arange(12).reshape(6, 2), ["b", "?", "detection", "", "dirt", "a"])
+    assert wanted(marks, spec).tolist() == [True, True, True, True, False, True]
+    assert label_ids(marks, spec).tolist() == [2, 0, 0, 0, 0, 1]
+    check_classes(marks, spec)
+
+
+def test_an_unknown_object_is_annotated_ground_without_a_class():
+    marks = Annotations.from_polygons([box(1, 0, 2, 1), box(2, 0, 3, 1)], ["?", "a"])
+    ground, label = draw_targets(marks, row(4), LabelSpec(classes=("a",), unknown_class=("?",)), mpp=0.5)
+    assert ground.tolist() == [[U, F, F, U]]
+    assert label.tolist() == [[0, 0, 1, 0]]
+
+
+def test_points_have_the_radius_of_their_class():
+    spec = LabelSpec(
+        classes=("a", "b"), unknown_class=("?",), point_radius_um=2.0, class_radius_um=(1.0, 4.0)
+    )
+    marks = Annotations.from_points([[50, 50], [150, 50], [250, 50]], ["a", "?", "b"])
+    assert point_radii_um(marks, spec).tolist() == [1.0, 2.0, 4.0]
+    objects = TargetMaps(marks, spec, mpp=0.25).objects()
+    assert np.allclose(objects.areas_px, np.pi * np.array([4.0, 8.0, 16.0]) ** 2)
+    one = LabelSpec(class_radius_um=(5.0,))
+    assert point_radii_um(marks, one).tolist() == [5.0] * 3
+
+
+def test_what_was_dropped_is_as_large_as_it_can_have_been():
+    spec = LabelSpec(classes=("a", "b"), class_radius_um=(1.0, 4.0))
+    assert point_radii_um(Annotations.from_points([[5, 5]], DROPPED), spec).tolist() == [4.0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"unknown_class": ("?",)}, "classes, which must not be empty"),
+        ({"classes": ("a", "b"), "class_radius_um": (1.0,)}, "a radius for each of a, b"),
+        ({"classes": ("a",), "class_radius_um": (0.0,)}, "above 0 micrometres each"),
+    ],
+)
+def test_impossible_specs(fields, match):
+    with pytest.raises(InputError, match=match):
+        LabelSpec(**fields)
+
+
+def test_ground_without_the_wanted_objects():
+    marks = Annotations.from_polygons(
+        [box(0, 0, 5, 1), box(1, 0, 3, 1), box(6, 0, 8, 1), box(4, 0, 5, 1)],
+        ["Exhaustive", "cell", "cell", "Ignore*"],
+    )
+    maps = TargetMaps(marks, LabelSpec(classes=("cell",)), mpp=0.5)
+    ground, label = maps.draw(row(9), objects=False)
+    assert ground.tolist() == [[B, B, B, B, X, U, U, U, U]]
+    assert not label.any()
+    assert maps.draw(row(9))[0].tolist() == [[B, F, F, B, X, U, F, F, U]]
+
+
+def test_distance_is_of_wanted_objects_alone():
+    marks = Annotations.from_polygons([box(0, 0, 9, 1), box(2, 0, 5, 1)], ["Exhaustive", "cell"])
+    drawn = TargetMaps(marks, LabelSpec(classes=("cell",)), mpp=0.5).distance(row(9))
+    assert drawn.tolist() == [[0, 0, 255, 255, 255, 0, 0, 0, 0]]  # one pixel high: all at its border
+    assert not TargetMaps(marks.take(np.array([0])), LabelSpec(), mpp=0.5).distance(row(9)).any()

@@ -1,3 +1,4 @@
+import dataclasses
 import multiprocessing
 import pickle
 import time
@@ -16,7 +17,7 @@ from sparseshot_jax.data.slides.slide import ArraySlide
 from sparseshot_jax.data.tiles import TileSpec, tile_index
 from sparseshot_jax.data.worker_process import start_worker
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.types import Ground
+from sparseshot_jax.types import Ground, Needs
 
 SPEC = TileSpec(tile_px=32, mpp=0.5, annotated_share=0.5, min_tissue=0.0)
 
@@ -315,3 +316,51 @@ def test_a_worker_does_not_outlive_a_killed_parent():
             return
         time.sleep(0.1)
     pytest.fail("the worker is still there after 10 s")
+
+
+def test_batches_hold_what_the_model_needs(cases):
+    needs = Needs(objects=3, distance=True)
+    spec = dataclasses.replace(SPEC, annotated_share=1.0)
+    # Drawn whole and cropped, or window by window: the same tiles.
+    whole, windows = (
+        next(train_batches(cut(cases, spec, needs=needs, whole_px=px), batch_size=4, seed=0))
+        for px in (1 << 24, 0)
+    )
+    jax.tree.map(np.testing.assert_array_equal, whole, windows)
+    assert not np.isin(whole.ground, Ground.ANNOTATED).any()
+    assert whole.objects.present.tolist() == [[True, False, False]] * 4
+    assert whole.objects.left_out.tolist() == [0] * 4
+    for image, box, label, distance in zip(
+        whole.image, whole.objects.boxes_yxyx_px[:, 0], whole.objects.label[:, 0], whole.distance
+    ):
+        corner = image[0, 0, [1, 2, 1, 2]].astype(int)  # the picture tells where it is
+        assert (box + corner).tolist() == [60, 40, 70, 50]
+        assert label == 1
+        top, left, bottom, right = box.clip(0, 32).astype(int)
+        assert (distance > 0).sum() == (bottom - top) * (right - left)
+        assert (distance[top:bottom, left:right] > 0).all()
+
+
+def test_a_batch_for_pixels_has_no_objects(cases):
+    batch = next(train_batches(cut(cases), batch_size=2, seed=0))
+    assert batch.objects is None
+    assert batch.distance is None
+
+
+def test_blank_tiles_have_no_objects(cases):
+    tiles = cut(cases, needs=Needs(objects=2, distance=True))
+    batches = list(train_batches(tiles, batch_size=len(tiles) + 1, seed=0, epochs=1))
+    (batch,) = batches
+    assert batch.valid.tolist() == [True] * len(tiles) + [False]
+    assert (batch.ground[-1] == Ground.IGNORED).all()
+    assert not batch.objects.present[-1].any()
+    assert not batch.distance[-1].any()
+    assert batch.objects.boxes_yxyx_px.dtype == np.float32
+    assert batch.objects.present.dtype == bool
+
+
+def test_tiles_with_objects_travel_to_workers(cases):
+    tiles = cut(cases, needs=Needs(objects=4))
+    copy = pickle.loads(pickle.dumps(tiles))
+    one, other = (t.read(3, np.random.default_rng(0)) for t in (tiles, copy))
+    jax.tree.map(np.testing.assert_array_equal, one, other)

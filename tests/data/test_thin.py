@@ -12,7 +12,7 @@ from sparseshot_jax.data.cases import whole_window
 from sparseshot_jax.data.formats import FORMATS, read_annotations
 from sparseshot_jax.data.formats.format import Picture
 from sparseshot_jax.data.formats.geojson import write_geojson
-from sparseshot_jax.data.labels import LabelSpec, draw_targets, wanted
+from sparseshot_jax.data.labels import LabelSpec, draw_targets, label_ids, wanted
 from sparseshot_jax.data.sources import FolderSource, SlideSource, SyntheticSource
 from sparseshot_jax.data.sparsify import REGIMES
 from sparseshot_jax.data.thin import MANIFEST, Thinning, write_subset
@@ -324,3 +324,19 @@ def test_real_label_maps_and_points(tmp_path, shared_data):
         copy = dataclasses.replace(source, root=str(tmp_path / f"{name}-thin")).load(LabelSpec(), 0)
         for one, other in zip(part.train, copy.train):
             np.testing.assert_array_equal(targets(other), targets(one))
+
+
+def test_points_that_were_joined_are_told_apart_again(tmp_path):
+    lists = {"all": [[3, 3], [12, 8], [20, 20], [30, 9]], "a": [[3.5, 3]], "b": [[20, 20.9], [35, 25]]}
+    save_image(tmp_path / "whole" / "images" / "t_1.png")
+    (tmp_path / "whole" / "points").mkdir()
+    (tmp_path / "whole" / "points" / "t_1.json").write_text(json.dumps(lists))
+    labels = LabelSpec(classes=("a", "b"), unknown_class=("all",))
+    whole = FolderSource(root=str(tmp_path / "whole"), points_key="all", keep=0.6)
+    write_subset(whole, tmp_path / "thin", Thinning(keep=0.6), labels)
+    thin = dataclasses.replace(whole, root=str(tmp_path / "thin"), keep=1.0)
+    (asked,), (read,) = (source.load(labels, 0).train for source in (whole, thin))
+    assert len(read.given) == 3
+    assert np.allclose(read.given.xy_px, asked.given.xy_px)
+    assert label_ids(read.given, labels).tolist() == label_ids(asked.given, labels).tolist()
+    assert not any("class points without" in note for note in thin.load(labels, 0).notes)

@@ -285,3 +285,22 @@ def test_tissue_counted_bit_by_bit_and_from_one_table_agree():
     top, left = int(y[0] / 7.3), int(x[0] / 7.3)
     bottom, right = int(np.ceil((y[0] + 40) / 7.3)), int(np.ceil((x[0] + 40) / 7.3))
     assert together[0] == mask[top:bottom, left:right].mean()
+
+
+def test_objects_of_unknown_class_are_drawn_and_never_balanced():
+    image = np.full((400, 400, 3), 120, np.uint8)
+    marks = Annotations.from_points([[50, 60], [300, 310], [200, 90], [20, 30]], ["?", "b", "?", "b"])
+    labels = LabelSpec(classes=("a", "b"), unknown_class=("?",))
+    case = dataclasses.replace(case_of(image, marks), labels=labels)
+    spec = TileSpec(tile_px=32, mpp=0.5, annotated_share=1.0, jitter=0.0, min_tissue=0.0)
+    index = tile_index([case], spec)
+    assert index.object_classes.tolist() == [0, 2, 0, 2]
+    assert index.classes.tolist() == [2]
+
+    def centres(places):
+        return set(zip((places[1] + 16).tolist(), (places[2] + 16).tolist()))
+
+    rng = np.random.default_rng(0)
+    known = {(310, 300), (30, 20)}
+    assert centres(annotated_places(index, 0.0, 64, rng)) == known | {(60, 50), (90, 200)}
+    assert centres(class_balanced_places(index, 0.0, 64, rng)) == known

@@ -34,6 +34,7 @@ def test_three_operating_points_with_their_sources():
     counts = counted(0.2)
     objects = objects_at(operating_thresholds(counts, 0.4))
     found = summarise(counts, objects, split="test", names=NAMES, threshold_carried=0.4, seed=0)
+    assert found["task"] == "segmentation"
     points = found["operating_points"]
     assert {name: (p["threshold"], p["source"]) for name, p in points.items()} == {
         "fixed": (0.5, "fixed"),

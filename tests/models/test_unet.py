@@ -10,6 +10,8 @@ from flax import nnx
 
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.models import MODELS, UNetSpec, class_probabilities, foreground
+from sparseshot_jax.models.unet import split_distance
+from sparseshot_jax.types import Needs
 
 
 @functools.cache
@@ -77,7 +79,8 @@ def test_a_size_that_does_not_halve_is_refused_with_the_nearest_that_does(size, 
 @pytest.mark.parametrize(
     "fields",
     [{"base": 0}, {"depth": 0}, {"depth": 9}, {"norm": "layer"}, {"dtype": "float16"},
-     {"prior": 0.0}, {"prior": 1.0}, {"prior": float("nan")}, {"form": "gpu"}],
+     {"prior": 0.0}, {"prior": 1.0}, {"prior": float("nan")}, {"form": "gpu"},
+     {"distance_weight": -0.1}, {"distance_weight": float("nan")}],
 )  # fmt: skip
 def test_a_field_out_of_range_is_refused_by_name(fields):
     with pytest.raises(InputError, match=next(iter(fields))):
@@ -100,6 +103,30 @@ def test_parameter_count(base, depth, classes):
     logits = 1 if classes == 1 else classes + 1
     params = nnx.state(build(classes, base=base, depth=depth), nnx.Param)
     assert sum(p.size for p in jax.tree.leaves(params)) == down + up + base * logits + logits
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_distance_is_one_more_channel_and_leaves_the_others_as_they_start(call, classes):
+    plain, deep = build(classes), build(classes, distance=True)
+    z = call(deep, images(2, 32, 32), train=True)
+    logits, depth = split_distance(z)
+    assert logits.shape[-1] == (1 if classes == 1 else classes + 1)
+    assert depth.shape == (2, 32, 32)
+    # Head weights of 0.01 move logits by about 0.02.
+    np.testing.assert_allclose(jax.nn.sigmoid(depth), 1 / 3, rtol=0.2)
+    np.testing.assert_allclose(foreground(logits), 0.05, rtol=0.2)
+    sizes = ([p.size for p in jax.tree.leaves(nnx.state(m, nnx.Param))] for m in (plain, deep))
+    assert sum(map(int.__sub__, *reversed(list(sizes)))) == 4 + 1  # a weight a channel, and a bias
+
+
+def test_distance_decides_what_the_model_needs():
+    assert UNetSpec().needs == Needs()
+    assert UNetSpec(distance=True).needs == Needs(distance=True)
+
+
+def test_one_logit_has_no_distance():
+    with pytest.raises(InputError, match="2 or more; got 1"):
+        split_distance(jnp.zeros((1, 4, 4, 1)))
 
 
 def gradients(model, image, valid=None):

@@ -1,9 +1,17 @@
 """Two small evaluations, one clearly better than the other."""
 
+import copy
+
 import numpy as np
 import pytest
 
-from sparseshot_jax.metrics import histograms, operating_thresholds, summarise
+from sparseshot_jax.metrics import (
+    ImageObjects,
+    histograms,
+    operating_thresholds,
+    summarise,
+    summarise_detections,
+)
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +53,48 @@ def log() -> list[dict]:
         if step % 100 == 99:
             rows.append({"event": "validation", "step": step, "dice_pooled": 0.7, "threshold": 0.4})
     return rows
+
+
+@pytest.fixture(scope="session")
+def detections() -> dict:
+    """Two evaluations of detections with two classes, one clearly better than the other."""
+    found = {}
+    for name, noise in (("sharp", 0.5), ("dull <&>", 2.5)):
+        generator = np.random.default_rng(0)
+        truths, predictions = [], []
+        for _ in range(4):
+            xy = generator.uniform(0, 200, (40, 2))
+            label = generator.integers(1, 3, 40)
+            truths.append(objects(xy, label, np.ones(40)))
+            extra = generator.uniform(0, 200, (10, 2))
+            moved = np.concatenate([xy + noise * generator.normal(size=xy.shape), extra])
+            score = np.concatenate([generator.beta(5, 2, 40), generator.beta(2, 5, 10)])
+            predictions.append(objects(moved, np.append(label, np.ones(10, int)), score))
+        found[name] = summarise_detections(
+            truths,
+            predictions,
+            names=list("abcd"),
+            class_names=["round", "long"],
+            split="test",
+            threshold_carried=0.4,
+            seed=0,
+            exclusive_class="round",
+        )
+    return found
+
+
+def objects(xy: np.ndarray, label: np.ndarray, score: np.ndarray) -> ImageObjects:
+    boxes = np.concatenate([xy - 4, xy + 4], axis=1)
+    return ImageObjects(xy_um=xy, boxes_um=boxes, label=label, score=score)
+
+
+@pytest.fixture(scope="session")
+def one_class(detections) -> dict:
+    """The same with one class."""
+    bare = copy.deepcopy(detections["sharp"])
+    bare["class_names"], bare["exclusive_class"] = ["round"], None
+    del bare["ap_per_class"]["long"]
+    for point in bare["operating_points"].values():
+        del point["per_class"]["long"]
+        point["exclusive_recall"] = {}
+    return bare

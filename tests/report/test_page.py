@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.report import Panel, page, write_comparison, write_report
+from sparseshot_jax.report import DetectionPanel, Panel, Predicted, page, write_comparison, write_report
 
 VOID = {"meta", "img", "br", "link"}
 
@@ -108,6 +108,56 @@ def test_a_comparison_holds_every_method(tmp_path, evaluations, log, panels):
     assert "dull <&>" in found.text
     assert "baseline" in found.text
     assert len(found.images) == 2 + 5 + 2 * 5
+
+
+def test_a_report_of_detections(tmp_path, detections, log):
+    boxes = np.array([[4.0, 4.0, 12.0, 12.0], [20.0, 20.0, 28.0, 28.0]])
+    panel = DetectionPanel(
+        title="image",
+        image=np.full((32, 40, 3), 200, np.uint8),
+        mpp=0.5,
+        predictions={"prediction": Predicted(boxes_yxyx_px=boxes, score=np.array([0.9, 0.6]))},
+        truth=boxes[:1],
+    )
+    path = tmp_path / "report.html"
+    write_report(
+        path,
+        title="T",
+        config={},
+        rows=log,
+        evaluation=detections["sharp"],
+        panels=[panel],
+        versions={},
+    )
+    found = Checked(path.read_text("utf-8"))
+    assert len(found.images) == 2 + 1 + 6 + 3  # scores, confusion, curves, one row of pictures
+    for text in ("F1 at p > 0.5", "Average precision", "Exclusive recall", "false alarm", "dashed"):
+        assert text in found.text
+
+
+def test_a_single_class_has_no_section_of_classes(tmp_path, one_class):
+    write_report(tmp_path / "r", title="T", config={}, rows=[], evaluation=one_class, versions={})
+    assert "Classes" not in Checked((tmp_path / "r").read_text("utf-8")).text
+
+
+def test_a_segmentation_parted_into_objects_shows_their_scores(tmp_path, evaluations, one_class):
+    both = evaluations["sharp"] | {"objects": one_class}
+    write_report(tmp_path / "r", title="T", config={}, rows=[], evaluation=both, versions={})
+    text = Checked((tmp_path / "r").read_text("utf-8")).text
+    assert "Separate objects" in text
+    assert "F1 within 3 µm" in text
+
+
+def test_a_comparison_of_detections(tmp_path, detections, evaluations):
+    path = tmp_path / "comparison.html"
+    options = {"title": "Two", "logs": {}, "versions": {}}
+    write_comparison(path, evaluations=detections, baseline="dull <&>", **options)
+    found = Checked(path.read_text("utf-8"))
+    assert len(found.images) == 2
+    for text in ("F1 within 3 µm", "AP within 3 µm", "baseline"):
+        assert text in found.text
+    with pytest.raises(InputError, match="must have one task"):
+        write_comparison(path, evaluations=detections | {"p": evaluations["sharp"]}, **options)
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path, evaluations, log):

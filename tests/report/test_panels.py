@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sparseshot_jax.report import COLOURS, Panel
-from sparseshot_jax.report.panels import given_layers, pictures, prediction_layers
+from sparseshot_jax.report.panels import given_layers, prediction_layers
 from sparseshot_jax.types import Ground
 
 SIDE = 64
@@ -40,21 +40,21 @@ def test_found_false_and_missed_have_their_own_colours():
 
 def test_columns_in_order():
     p = panel().predictions["ours"]
-    assert list(pictures(panel())) == ["Image", "Given labels", "ours", "Truth"]
-    assert list(pictures(panel(predictions={"a": p, "b": p}))) == [
+    assert list(panel().pictures()) == ["Image", "Given labels", "ours", "Truth"]
+    assert list(panel(predictions={"a": p, "b": p}).pictures()) == [
         "Image",
         "Given labels",
         "Truth",
         "a",
         "b",
     ]
-    assert list(pictures(panel(given=None, truth=None))) == ["Image", "ours"]
+    assert list(panel(given=None, truth=None).pictures()) == ["Image", "ours"]
 
 
 def test_a_threshold_for_each_method():
     p = panel().predictions["ours"]
     strict = panel(predictions={"a": p, "b": p}, threshold={"a": 0.5, "b": 0.95}, truth=None)
-    drawn = pictures(strict)
+    drawn = strict.pictures()
     assert not np.array_equal(drawn["a"], drawn["Image"])
     assert np.array_equal(drawn["b"], drawn["Image"])
 
@@ -78,4 +78,4 @@ def test_each_kind_of_ground_is_drawn_in_its_colour(kind, colour):
 
 def test_a_mask_serves_as_truth():
     mask = panel().truth > 0
-    assert np.array_equal(pictures(panel(truth=mask))["Truth"], pictures(panel())["Truth"])
+    assert np.array_equal(panel(truth=mask).pictures()["Truth"], panel().pictures()["Truth"])

@@ -14,6 +14,7 @@ from sparseshot_jax.models import UNetSpec
 from sparseshot_jax.training import sharding
 from sparseshot_jax.training.augment import AugmentSpec
 from sparseshot_jax.training.optimizer import OptimizerSpec, make_optimizer
+from sparseshot_jax.training.segmentation import segmentation
 from sparseshot_jax.training.step import init_state, make_eval_step, make_train_step
 from sparseshot_jax.types import Ground, Hyper
 
@@ -40,7 +41,8 @@ def build(norm, *, ema=False, optimizer=None, **options):
     model = UNetSpec(base=4, depth=1, norm=norm, prior=0.5).build(classes=1, rngs=nnx.Rngs(1))
     model.head[...] = 100.0 * model.head[...]
     graphdef, state = init_state(model, optimizer, ema=ema)
-    step = make_train_step(graphdef=graphdef, terms=LOSS.terms, optimizer=optimizer, **options)
+    objective = segmentation(model.spec, LOSS.terms)
+    step = make_train_step(graphdef=graphdef, objective=objective, optimizer=optimizer, **options)
     return graphdef, state, jax.jit(step)
 
 
@@ -248,7 +250,7 @@ def test_training_lowers_the_loss(batch, unchanged):
 def test_evaluation_uses_running_statistics_and_gives_probabilities(batch, unchanged):
     graphdef, state, step = build("batch", augmentation=unchanged)
     after, _ = step(state, batch, hyper())
-    evaluate = jax.jit(make_eval_step(graphdef))
+    evaluate = jax.jit(make_eval_step(graphdef, models.class_probabilities))
     p = evaluate((after.params, after.stats), batch.image)
     assert p.shape == (8, 16, 16, 1)
     assert p.dtype == jnp.float32

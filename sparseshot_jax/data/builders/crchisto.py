@@ -1,6 +1,5 @@
 """CRCHistoPhenotypes (Sirinukunwattana and others): nuclei of colorectal adenocarcinoma, as points."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,27 +7,17 @@ from typing import Any
 import numpy as np
 import scipy.io
 import tensorflow_datasets as tfds
-from jaxtyping import Float64, Int32
-from scipy.spatial import KDTree
+from jaxtyping import Float64
 
 from sparseshot_jax.data.builders.dataset import UNKNOWN_CLASS, Counts, Dataset, Example, Facts, descend
 from sparseshot_jax.data.builders.pictures import encoded_rgb
+from sparseshot_jax.data.point_lists import JoinedPoints, join_lists
 from sparseshot_jax.errors import InputError
 
 CLASSES = ("epithelial", "fibroblast", "inflammatory", "others")
-MATCH_PX = 1.0  # a class point this near to a detection is the same nucleus
 IMAGES = 100
 DETECTIONS = 29756  # as published
 _MPP = 0.55  # micrometres a pixel, as published (20x)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Nuclei:
-    """What the five lists of an image make together."""
-
-    xy_px: Float64[np.ndarray, "n 2"]  # the detections first, in their file's order
-    class_ids: Int32[np.ndarray, "n"]  # into CLASSES, -1 = not told
-    added: int  # the last so many come from the class lists alone
 
 
 class Crchisto(Dataset):
@@ -134,7 +123,7 @@ def split_of(number: int) -> str:
     return "validation" if number % 4 == 0 else "train"
 
 
-def read_nuclei(folder: Path) -> Nuclei:
+def read_nuclei(folder: Path) -> JoinedPoints:
     """The nuclei of Detection/imgN, with the class lists of Classification/imgN beside it.
 
     A file's (1, 1) is the centre of the upper left pixel, which is (0.5, 0.5) here.
@@ -171,45 +160,3 @@ def read_points(path: Path) -> Float64[np.ndarray, "n 2"]:
             "published archive again."
         )
     return points
-
-
-def join_lists(
-    detections: Float64[np.ndarray, "d 2"], classed: Sequence[Float64[np.ndarray, "_ 2"]]
-) -> Nuclei:
-    """Detections, each with the class of the class point within `MATCH_PX`.
-
-    The two are paired one to one, nearest first: some nuclei are in both lists twice, once for each of two
-    classes. A detection whose class points were all given away takes the nearest of them.
-
-    Args:
-        detections: x, y of every nucleus in pixels.
-        classed: for each of CLASSES, the points of that class.
-    """
-    points = np.concatenate([*classed, np.zeros((0, 2))])
-    ids = np.repeat(np.arange(len(classed), dtype=np.int32), [len(each) for each in classed])
-    class_ids = np.full(len(detections), UNKNOWN_CLASS, np.int32)
-    given = np.zeros(len(points), bool)
-    pairs = _pairs(detections, points)
-    for detection, point in pairs:
-        if class_ids[detection] == UNKNOWN_CLASS and not given[point]:
-            class_ids[detection] = ids[point]
-            given[point] = True
-    for detection, point in pairs:
-        if class_ids[detection] == UNKNOWN_CLASS:
-            class_ids[detection] = ids[point]
-    lone = np.setdiff1d(np.arange(len(points)), pairs[:, 1])
-    return Nuclei(
-        xy_px=np.concatenate([detections, points[lone]]),
-        class_ids=np.concatenate([class_ids, ids[lone]]),
-        added=len(lone),
-    )
-
-
-def _pairs(detections: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Indices [k, 2] of detections and points within `MATCH_PX`, nearest first, then as in the files."""
-    if not len(detections) or not len(points):
-        return np.zeros((0, 2), np.int64)
-    near = KDTree(detections).query_ball_point(points, MATCH_PX)
-    pairs = np.array([(d, p) for p, several in enumerate(near) for d in several], np.int64).reshape(-1, 2)
-    distance = np.linalg.norm(detections[pairs[:, 0]] - points[pairs[:, 1]], axis=1)
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0], distance))]

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64
 from scipy import ndimage
 
 from sparseshot_jax.data.annotations import Annotations, Kind
@@ -31,7 +31,7 @@ def placement_findings(
     wanted: Bool[np.ndarray, "n"],
     *,
     mpp: float,
-    radius_px: float,
+    radius_px: float | Float64[np.ndarray, "n"],
     bounds_px: tuple[float, float] = (0.0, 0.0),
 ) -> list[Finding | None]:
     """Everything that depends on where the objects lie.
@@ -41,12 +41,13 @@ def placement_findings(
         annotations: everything marked in it.
         wanted: True for the objects that training is to find.
         mpp: micrometres a level-0 pixel.
-        radius_px: of a point's disc, level-0 pixels.
+        radius_px: of a point's disc, level-0 pixels; of all, or of each object.
         bounds_px: x, y of the upper left corner of what was scanned (mrxs and the like).
     """
     objects = annotations.take(wanted)
     slide = stain.held(slide, mpp)
-    misplaced = _misplaced(slide, objects, mpp, radius_px, bounds_px)
+    discs = annotations.discs(radius_px).take(wanted)
+    misplaced = _misplaced(slide, discs, mpp, bounds_px)
     wrong_unit = misplaced is not None and misplaced.kind == "micrometres"
     return [
         misplaced,
@@ -170,10 +171,9 @@ def _guesses(
 
 
 def _misplaced(
-    slide: Slide, objects: Annotations, mpp: float, radius_px: float, bounds_px: tuple[float, float]
+    slide: Slide, discs: Annotations, mpp: float, bounds_px: tuple[float, float]
 ) -> Finding | None:
     """The correction, if any, under which the objects are clearly darker than what surrounds them."""
-    discs = objects.discs(radius_px)
     if len(discs) < _LEAST_OBJECTS:
         return None
     some = stain.sample(discs, _COARSE_SAMPLE)
@@ -202,8 +202,8 @@ def _misplaced(
         what=f"{guess.what} (They are {contrast:.0f} grey levels darker than their surroundings there, "
         f"{here:.0f} where they are.)",
         remedy=guess.remedy,
-        count=len(objects),
-        places=places(objects, np.arange(min(3, len(objects)))),
+        count=len(discs),
+        places=places(discs, np.arange(min(3, len(discs)))),
     )
 
 

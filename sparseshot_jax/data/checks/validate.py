@@ -19,7 +19,7 @@ from sparseshot_jax.data.checks.findings import (
 )
 from sparseshot_jax.data.checks.placement import placement_findings
 from sparseshot_jax.data.checks.shapes import overlap_findings
-from sparseshot_jax.data.labels import LabelSpec, Role, TargetMaps, role_of, roles
+from sparseshot_jax.data.labels import LabelSpec, Role, TargetMaps, point_radii_um, role_of, roles
 from sparseshot_jax.data.slides.slide import FileSlide, Slide
 from sparseshot_jax.data.sources.overlap_check import pixel_digest
 from sparseshot_jax.types import Ground, Window
@@ -62,7 +62,7 @@ def validate_case(case: Subject) -> Findings:
             marks,
             role == Role.OBJECT,
             mpp=case.mpp,
-            radius_px=spec.point_radius_um / case.mpp,
+            radius_px=point_radii_um(marks, spec) / case.mpp,
             bounds_px=case.bounds_px,
         )
     return Findings(
@@ -150,7 +150,13 @@ def _unknown(marks: Annotations, role: np.ndarray, spec: LabelSpec) -> Finding |
     unknown = np.flatnonzero(role == Role.UNKNOWN)
     if not len(unknown):
         return None
-    known = [*spec.classes, *spec.known_background, *spec.ignored_regions, *spec.exhaustive_regions]
+    known = [
+        *spec.classes,
+        *spec.unknown_class,
+        *spec.known_background,
+        *spec.ignored_regions,
+        *spec.exhaustive_regions,
+    ]
     lower = {name.lower(): name for name in known}
     listed = []
     for k in np.unique(marks.class_ids[unknown]):

@@ -16,6 +16,7 @@ from apache_beam.pvalue import AsList, AsSingleton, TaggedOutput  # pyright: ign
 
 from sparseshot_jax.data import storage
 from sparseshot_jax.data.cases import Case
+from sparseshot_jax.data.cut_tiles import NO_NEEDS
 from sparseshot_jax.data.shards.manifest import (
     MANIFEST,
     SHARDS,
@@ -35,6 +36,7 @@ from sparseshot_jax.data.shards.writer import (
 )
 from sparseshot_jax.data.tiles import TileSpec
 from sparseshot_jax.errors import InputError
+from sparseshot_jax.types import Needs
 
 _BLOCK = 256  # tiles of a case that a worker is given at once, with the case's annotations
 _FAULTS = "faults"
@@ -100,6 +102,7 @@ def run(
     shard_tiles: int = SHARD_TILES,
     jpeg_quality: int | None = 95,
     seed: int = 0,
+    needs: Needs = NO_NEEDS,
 ) -> ShardSummary:
     """Cut shards with a Beam runner; `ShardTiles` reads them like those of `cut_shards`.
 
@@ -111,13 +114,14 @@ def run(
         shard_tiles: tiles a shard, about.
         jpeg_quality: [1, 100]; None = PNG, without loss.
         seed: of which objects get a tile, and where in it they lie.
+        needs: what the model is trained on beside ground and class.
 
     Raises:
         InputError: nothing to cut, or `out` holds shards of something else: names what differs.
     """
     if shard_tiles < 1:
         raise InputError(f"shard_tiles must be at least 1; got {shard_tiles}.")
-    cut = CutSpec(tiles=spec, seed=seed, jpeg_quality=jpeg_quality)
+    cut = CutSpec(tiles=spec, seed=seed, jpeg_quality=jpeg_quality, needs=needs)
     # shards of `cut_shards` and of a runner do not mix: their layouts differ
     config = cut_config(cases, cut) | {"shard_tiles": shard_tiles, "layout": "beam"}
     claim(out, config)

@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from sparseshot_jax.data import storage
 from sparseshot_jax.data.shards.plan import LostTiles, add_faults
 from sparseshot_jax.data.shards.records import describe
 from sparseshot_jax.errors import InputError
+from sparseshot_jax.types import Needs
 
 VERSION = 1
 MANIFEST = "manifest.json"  # written last: where it is, all is there
@@ -46,7 +47,7 @@ class Finished:
     cases: tuple[str, ...]  # names
     case: Int64[np.ndarray, "n"]  # of each record, into `cases`
     cell: Bool[np.ndarray, "n"]  # the central tile of a cell; else one round an object
-    classes: UInt8[np.ndarray, "n 32"]  # one bit a class id
+    classes: UInt8[np.ndarray, "n 32"]  # one bit a class id, the first for objects of unknown class
     faults: tuple[LostTiles, ...]
 
     def dumps(self) -> bytes:
@@ -142,7 +143,7 @@ def read_manifest(root: str) -> Manifest:
                 f"{url}: version {found['version']}; this program reads version {VERSION}. Cut again."
             )
         return Manifest(
-            config=dict(found["config"]),
+            config=completed(found["config"]),
             shards=tuple(Shard(**shard) for shard in found["shards"]),
             cases=tuple(found["cases"]),
             cells=found["cells"],
@@ -152,6 +153,12 @@ def read_manifest(root: str) -> Manifest:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{url}: not a manifest of shards. Copy it or cut the shards again.") from error
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What shards are made of, with what earlier versions of the program did not write."""
+    labels = {"unknown_class": [], "class_radius_um": [], **config["labels"]}
+    return {"needs": dataclasses.asdict(Needs()), **config, "labels": labels}
 
 
 def commit(
@@ -200,7 +207,8 @@ def _index(parts: Sequence[Finished]) -> tuple[dict[str, np.ndarray], tuple[str,
     held = np.flatnonzero(packed.any(axis=1))
     held = held[np.argsort(case[held], kind="stable")]
     _, counts = np.unique(case[held], return_counts=True)
-    by_class = [np.flatnonzero(packed[:, k // 8] & (128 >> k % 8)) for k in range(256)]
+    # Class 0 is an object of unknown class: none that could be balanced.
+    by_class = [np.flatnonzero(packed[:, k // 8] & (128 >> k % 8)) for k in range(1, 256)]
     by_class = [records for records in by_class if len(records)]
     arrays = {
         "shard_offsets": _offsets([part.shard.records for part in parts]),

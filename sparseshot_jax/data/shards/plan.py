@@ -11,12 +11,14 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
 from sparseshot_jax.data.cases import Case, read_whole, whole_window
-from sparseshot_jax.data.cut_tiles import WHOLE_PX
+from sparseshot_jax.data.cut_tiles import WHOLE_PX, drawn
 from sparseshot_jax.data.labels import TargetMaps
 from sparseshot_jax.data.shards.records import TilePlace, encode_record
 from sparseshot_jax.data.tile_grid import CaseGrid
+from sparseshot_jax.data.tile_objects import TileObjects
 from sparseshot_jax.data.tiles import TileSpec, case_grid, object_places, place_round
 from sparseshot_jax.errors import InputError
+from sparseshot_jax.types import Needs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,7 @@ class CutSpec:
     tiles: TileSpec
     seed: int = 0  # of which objects get a tile, and where in it they lie
     jpeg_quality: int | None = 95  # [1, 100]; None = PNG, without loss
+    needs: Needs = Needs()  # what a model is trained on beside ground and class
 
     def __post_init__(self):
         if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 100:
@@ -102,6 +105,7 @@ class Cutter:
             tissue=None,
         )
         self._targets = TargetMaps(case.given, case.labels, mpp=case.mpp)
+        self._boxes = TileObjects(case.given, case.labels, mpp=case.mpp) if spec.needs.objects else None
 
     def cut(self, y: int, x: int, of_object: int) -> tuple[str, bytes]:
         """Key and bytes of one tile of the plan.
@@ -110,7 +114,10 @@ class Cutter:
             InputError: the slide cannot be read there.
         """
         window = self._grid.window(y, x)
-        ground, label = self._targets.draw(window)
+        more = drawn(self._targets, window, self._spec.needs)
+        ground, label = more.pop("ground"), more.pop("label")
+        if self._boxes is not None:
+            more |= self._boxes.objects_in(window, self._spec.needs.objects)
         place = TilePlace(
             key=tile_key(self._case.name, y, x, of_object),
             case=self._case.name,
@@ -121,7 +128,8 @@ class Cutter:
             classes=self._held(y, x),
         )
         image = np.ascontiguousarray(self._pixels(y, x))
-        return place.key, encode_record(place, image, ground, label, jpeg_quality=self._spec.jpeg_quality)
+        quality = self._spec.jpeg_quality
+        return place.key, encode_record(place, image, ground, label, more, jpeg_quality=quality)
 
     def _pixels(self, y: int, x: int) -> UInt8[np.ndarray, "t t 3"]:
         """Of a tile; of a small image as a crop of the whole, which is decoded once."""

@@ -14,6 +14,7 @@ from sparseshot_jax.data import storage
 from sparseshot_jax.data.shards.manifest import INDEX, SHARDS, Manifest, Shard, checksum, read_manifest
 from sparseshot_jax.data.shards.records import decode_tile
 from sparseshot_jax.errors import InputError
+from sparseshot_jax.types import Needs
 
 _OPEN = 256  # readers a process keeps: each holds a file open
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # random access
@@ -38,20 +39,32 @@ class ShardTiles:
         root: folder or URL of finished shards; remote shards are fetched when first looked at.
         annotated_share: [0, 1].
         class_balance: of the annotated draws, [0, 1].
+        needs: what the model is trained on beside ground and class; None = whatever they hold.
         verify: compare the checksum of each shard when it is opened; its size is compared always.
 
     Raises:
-        InputError: no finished shards there, or their index is incomplete.
+        InputError: no finished shards there, their index is incomplete, or they were cut for other needs.
     """
 
     def __init__(
-        self, root: str, *, annotated_share: float = 0.5, class_balance: float = 0.0, verify: bool = False
+        self,
+        root: str,
+        *,
+        annotated_share: float = 0.5,
+        class_balance: float = 0.0,
+        needs: Needs | None = None,
+        verify: bool = False,
     ):
         for name, value in (("annotated_share", annotated_share), ("class_balance", class_balance)):
             if not 0.0 <= value <= 1.0:
                 raise InputError(f"tiles.{name} must be in [0, 1]; got {value}.")
         self.root = os.fspath(root)
         self.manifest = read_manifest(self.root)
+        if needs is not None and needs != self.needs:
+            raise InputError(
+                f"{self.root}: the shards were cut for a model that needs {_worded(self.needs)}; this one "
+                f"needs {_worded(needs)}. Cut others with its config (sparseshot data tile)."
+            )
         self._share, self._balance, self._verify = annotated_share, class_balance, verify
         self._open_index()
         self._processes: dict[int, _Readers] = {}
@@ -61,8 +74,13 @@ class ShardTiles:
         # where no cell holds tissue, the tiles round objects are all there is
         return len(self._cells) or len(self._annotated)
 
+    @property
+    def needs(self) -> Needs:
+        """What the tiles hold beside image, ground and label."""
+        return Needs(**self.manifest.config["needs"])
+
     def read(self, place: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Keys image, ground, label, valid, as in `Batch`, without the batch axis.
+        """See `pipeline.Tiles.read`.
 
         Args:
             place: in the epoch; which tile is read where it is not drawn round an object.
@@ -80,7 +98,7 @@ class ShardTiles:
         return self._url(self._locate(self._of_place(place))[0])
 
     def read_record(self, record: int) -> dict[str, np.ndarray]:
-        """Image, ground and label of a record by its number in all shards.
+        """What `records.decode_tile` gives of a record, by its number in all shards.
 
         Raises:
             InputError: as `read`.
@@ -222,6 +240,12 @@ def _mapped(root: str, name: str, manifest: Manifest) -> np.ndarray:
         return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     except (ValueError, EOFError, OSError) as error:
         raise InputError(_remedy(url, f"not an array ({error})")) from error
+
+
+def _worded(needs: Needs) -> str:
+    parts = [f"{needs.objects} places for objects"] if needs.objects else []
+    parts += ["the distance to borders"] if needs.distance else []
+    return " and ".join(parts) or "ground and class alone"
 
 
 def _remedy(url: str, what: str) -> str:

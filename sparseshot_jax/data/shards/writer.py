@@ -13,6 +13,7 @@ from jaxtyping import Int32
 
 from sparseshot_jax.data import storage
 from sparseshot_jax.data.cases import Case
+from sparseshot_jax.data.cut_tiles import NO_NEEDS
 from sparseshot_jax.data.shards.manifest import (
     CONFIG,
     MANIFEST,
@@ -23,6 +24,7 @@ from sparseshot_jax.data.shards.manifest import (
     Finished,
     Manifest,
     commit,
+    completed,
     finished,
     mark_name,
     read_finished,
@@ -33,6 +35,7 @@ from sparseshot_jax.data.shards.plan import CutSpec, LostTiles, cases_digest, cu
 from sparseshot_jax.data.tiles import TileSpec, check_size
 from sparseshot_jax.data.worker_pool import Workers
 from sparseshot_jax.errors import InputError
+from sparseshot_jax.types import Needs
 
 SHARD_TILES = 1024  # of 256 pixels: about 80 MB
 _PLAN = "plan.npz"
@@ -62,6 +65,7 @@ def cut_shards(
     workers: int = 0,
     jpeg_quality: int | None = 95,
     seed: int = 0,
+    needs: Needs = NO_NEEDS,
     on_progress: Progress | None = None,
 ) -> ShardSummary:
     """Cut every tile of the tissue, and tiles round annotated objects, into ArrayRecord shards.
@@ -79,6 +83,7 @@ def cut_shards(
         workers: processes; 0 cuts in this one. Above 0, a script must have its `__main__` guarded.
         jpeg_quality: [1, 100]; None = PNG, without loss.
         seed: of which objects get a tile, and where in it they lie.
+        needs: what the model is trained on beside ground and class.
         on_progress: told after each shard.
 
     Raises:
@@ -87,7 +92,7 @@ def cut_shards(
     for name, value, least in (("shard_tiles", shard_tiles, 1), ("workers", workers, 0)):
         if value < least:
             raise InputError(f"{name} must be at least {least}; got {value}.")
-    cut = CutSpec(tiles=spec, seed=seed, jpeg_quality=jpeg_quality)
+    cut = CutSpec(tiles=spec, seed=seed, jpeg_quality=jpeg_quality, needs=needs)
     config = cut_config(cases, cut) | {"shard_tiles": shard_tiles}
     claim(out, config)
     url = storage.join(out, MANIFEST)
@@ -155,6 +160,7 @@ def cut_config(cases: Sequence[Case], cut: CutSpec) -> dict[str, Any]:
         "labels": dataclasses.asdict(cases[0].labels),
         "seed": cut.seed,
         "jpeg_quality": cut.jpeg_quality,
+        "needs": dataclasses.asdict(cut.needs),
         "cases": cases_digest(cases),
     }
     return json.loads(json.dumps(content))  # tuples to lists: as it will be read again
@@ -171,8 +177,8 @@ def claim(out: str, config: dict[str, Any]) -> None:
         storage.write_bytes(url, json.dumps(config, indent=1).encode())
         return
     try:
-        found = dict(json.loads(storage.read_bytes(url)))
-    except (ValueError, TypeError) as error:
+        found = completed(json.loads(storage.read_bytes(url)))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{url}: not the description of shards. Choose another folder.") from error
     differs = list(_differences(found, config, ""))
     if differs:

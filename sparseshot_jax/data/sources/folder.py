@@ -16,11 +16,12 @@ from sparseshot_jax.data.formats import format_of, read_annotations
 from sparseshot_jax.data.formats.label_map import read_label_map
 from sparseshot_jax.data.formats.points_json import read_points_json
 from sparseshot_jax.data.labels import LabelSpec, check_classes
+from sparseshot_jax.data.point_lists import used_points
 from sparseshot_jax.data.slides.slide import Slide, open_slide
 from sparseshot_jax.data.sources.annotation_files import SUFFIXES
 from sparseshot_jax.data.sources.overlap_check import check_disjoint
 from sparseshot_jax.data.sources.placement import inside
-from sparseshot_jax.data.sources.sparse_case import sparse_case
+from sparseshot_jax.data.sources.sparse_case import sparse_case, unknown_note
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Window
 
@@ -30,7 +31,9 @@ ANNOTATION_FOLDERS = {
     "instances": (".png", ".tif", ".tiff"),
     "points": (".json",),
     "annotations": SUFFIXES,
+    "Annotations": (".xml",),  # Pascal VOC
 }
+IMAGE_FOLDERS = ("images", "JPEGImages")  # the second is Pascal VOC's
 _SMALL_PX = 1 << 24  # an image up to this size is decoded at each read, not held in memory
 _SHOWN = 5  # names in a message
 
@@ -38,20 +41,23 @@ _SHOWN = 5  # names in a message
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FolderSource:
     """root/images/NAME.{png,jpg,tif} with one of instances/NAME.png (16-bit label maps),
-    points/NAME.json, or annotations/NAME.geojson, .xml, .csv ... (docs/formats.md).
+    points/NAME.json, or annotations/NAME.geojson, .xml, .csv ... (docs/formats.md). Or as Pascal VOC has
+    it: root/JPEGImages/NAME.jpg, Annotations/NAME.xml, and split_file "ImageSets/Main".
 
     Training images get the sparse share `keep` of their objects; validation and test stay dense.
     """
 
-    root: str = ""  # the folder that holds images/
+    root: str = ""  # the folder that holds images/ or JPEGImages/
     train: tuple[str, ...] = ("*",)  # patterns (* and ?) on file stems
     validation: tuple[str, ...] = ()  # patterns, or names of a split file's lists
     test: tuple[str, ...] = ()
-    split_file: str = ""  # JSON {list name: [stems]} under root; train, validation and test then name its
-    # lists (patterns on them) in place of stems
+    split_file: str = ""  # JSON {list name: [stems]} under root, or a folder of NAME.txt with a stem a line;
+    # train, validation and test then name its lists (patterns on them) in place of stems
     mpp: float = 0.25  # micrometres a pixel of the images
     keep: float = 1.0  # share of the training objects that stay annotated, (0, 1]
-    points_key: str = "detection"  # the list of a points file to use where labels.classes is empty
+    points_key: str = "detection"  # the list of a points file that holds every object: used alone where
+    # labels.classes is empty; where labels.unknown_class names it, its points take the class of the class
+    # point within 1 px, and those without one stay of unknown class
 
     def __post_init__(self):
         if self.mpp <= 0:
@@ -62,26 +68,33 @@ class FolderSource:
     def load(self, labels: LabelSpec, seed: int) -> Splits:
         """See `Source.load`."""
         root = Path(self.root)
-        images = _files(root / "images", IMAGE_SUFFIXES, "images")
+        images = _files(image_folder(root), IMAGE_SUFFIXES, "images")
         annotations = _annotation_files(root, images)
         splits = self._split(images)
         cases: dict[str, list[Case]] = {name: [] for name in splits}
         notes: list[str] = []
+        unpaired = 0
         for split, stems in splits.items():
             for stem in stems:
-                case, found = self._case(stem, images[stem], annotations[stem], labels)
+                case, found, added = self._case(stem, images[stem], annotations[stem], labels)
                 notes += found
+                unpaired += added
                 if split == "train":
                     case = sparse_case(case, self.keep, seed=seed, image=case.name)
                 cases[split].append(case)
         unused = len(images) - sum(map(len, splits.values()))
         if unused:
             notes.append(f"{unused} of {len(images)} images are in no split.")
+        if unpaired:
+            notes.append(
+                f"{unpaired} class points without a point of {self.points_key!r} were added to these."
+            )
         loaded = Splits(
             train=tuple(cases["train"]),
             validation=tuple(cases["validation"]),
             test=tuple(cases["test"]),
         )
+        notes += unknown_note(loaded)
         return dataclasses.replace(loaded, notes=(*notes, *check_disjoint(loaded)))
 
     def _split(self, images: Mapping[str, Path]) -> dict[str, list[str]]:
@@ -107,9 +120,11 @@ class FolderSource:
             raise InputError("data.train must name at least one image; it is empty. Try train=('*',).")
         return chosen
 
-    def _case(self, stem: str, image: Path, annotation: Path, labels: LabelSpec) -> tuple[Case, list[str]]:
+    def _case(
+        self, stem: str, image: Path, annotation: Path, labels: LabelSpec
+    ) -> tuple[Case, list[str], int]:
         slide = _open(image, self.mpp)
-        dense = self._read(annotation, slide, image, labels)
+        dense, added = self._read(annotation, slide, image, labels)
         check_classes(dense, labels)
         notes = [f"{annotation.name}: {note}" for note in dense.notes]
         dense, outside = inside(dense, slide.width, slide.height, str(image))
@@ -123,24 +138,27 @@ class FolderSource:
             held_out=None,
             labels=labels,
         )
-        return case, notes
+        return case, notes, added
 
-    def _read(self, path: Path, slide: Slide, image: Path, labels: LabelSpec) -> Annotations:
+    def _read(self, path: Path, slide: Slide, image: Path, labels: LabelSpec) -> tuple[Annotations, int]:
+        """The objects, and how many of them were added from class lists."""
         folder = path.parent.name
-        if folder == "annotations" and format_of(path) != "label_map":
-            return read_annotations(path)
+        if folder.lower() == "annotations" and format_of(path) != "label_map":
+            return read_annotations(path), 0
         if folder == "points":
-            read = read_points_json(path)
-            if not labels.classes and self.points_key in read.class_names:
-                return read.take(read.of_classes([self.points_key]))
-            return read
+            return used_points(read_points_json(path), self.points_key, labels)
         if len(labels.classes) > 1:
             raise InputError(
                 f"{path}: a label map names no classes, and labels.classes has {len(labels.classes)}. "
                 "Leave labels.classes empty, or give the classes in GeoJSON (annotations/)."
             )
         _check_label_map_size(path, slide, image)
-        return read_label_map(path, class_name=labels.names[0])
+        return read_label_map(path, class_name=labels.names[0]), 0
+
+
+def image_folder(root: Path) -> Path:
+    """The folder of a data set that holds its images."""
+    return next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), root / IMAGE_FOLDERS[0])
 
 
 class ImageFile:
@@ -172,7 +190,7 @@ def _files(folder: Path, suffixes: Sequence[str], what: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError(
             f"{folder}: no such folder. data.root must hold images/ with {', '.join(suffixes)} files "
-            "and one of instances/, points/ or annotations/ beside it."
+            "and one of instances/, points/ or annotations/ beside it; or JPEGImages/ and Annotations/."
         )
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -191,15 +209,16 @@ def _files(folder: Path, suffixes: Sequence[str], what: str) -> dict[str, Path]:
 
 
 def _annotation_files(root: Path, images: Mapping[str, Path]) -> dict[str, Path]:
+    there = {path.name for path in root.iterdir()}  # not is_dir: some file systems take one case for another
     present = {
         name: _files(root / name, suffixes, "annotations")
         for name, suffixes in ANNOTATION_FOLDERS.items()
-        if (root / name).is_dir() and any((root / name).iterdir())
+        if name in there and any((root / name).iterdir())
     }
     if not present:
         raise InputError(
             f"{root}: no annotations. One of instances/*.png (16-bit label maps), points/*.json or "
-            "annotations/*.geojson (.xml, .csv ...) must lie beside images/."
+            "annotations/*.geojson (.xml, .csv ...) must lie beside images/; or Annotations/*.xml."
         )
     if len(present) > 1:
         listed = ", ".join(f"{name}/ ({_some(files.values())})" for name, files in present.items())
@@ -210,7 +229,7 @@ def _annotation_files(root: Path, images: Mapping[str, Path]) -> dict[str, Path]
     bare = [path for stem, path in images.items() if stem not in found]
     if bare:
         raise InputError(
-            f"{root / 'images'}: every image needs annotations in {name}/; without: {_some(bare)}. Add "
+            f"{image_folder(root)}: every image needs annotations in {name}/; without: {_some(bare)}. Add "
             "them (an image without objects needs an empty file), or move the images away."
         )
     lost = [path for stem, path in found.items() if stem not in images]
@@ -230,9 +249,12 @@ def _some(paths) -> str:
 
 def _read_split(path: Path, images: Mapping[str, Path]) -> dict[str, list[str]]:
     try:
-        lists = json.loads(path.read_text())
+        if path.is_dir():
+            lists = {one.stem: one.read_text().split() for one in sorted(path.glob("*.txt"))}
+        else:
+            lists = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: the split file must be JSON: {error}.") from error
+        raise InputError(f"{path}: the split file must be JSON, or a folder of .txt: {error}.") from error
     if not isinstance(lists, dict) or not all(isinstance(v, list) for v in lists.values()):
         raise InputError(f"{path}: the split file must be {{list name: [image stems]}}.")
     lists = {key: [str(name) for name in names] for key, names in lists.items()}

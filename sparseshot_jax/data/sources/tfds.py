@@ -14,7 +14,7 @@ from sparseshot_jax.data.labels import LabelSpec, check_classes
 from sparseshot_jax.data.sources.encoded_image import EncodedSlide
 from sparseshot_jax.data.sources.overlap_check import check_disjoint, check_parts
 from sparseshot_jax.data.sources.placement import inside
-from sparseshot_jax.data.sources.sparse_case import sparse_case
+from sparseshot_jax.data.sources.sparse_case import sparse_case, unknown_note
 from sparseshot_jax.errors import InputError
 
 _SPLITS = ("train", "validation", "test")
@@ -25,7 +25,8 @@ class TfdsSource:
     """A public data set by the name of its builder (`data.builders`), built on first use.
 
     Training images get the sparse share `keep` of their objects; validation and test stay dense. An
-    object whose class the data set does not tell is unclassified, "" in labels.unused.
+    object whose class the data set does not tell is unclassified: "" in labels.unknown_class (wanted all the
+    same) or in labels.unused.
     """
 
     name: str = ""  # tnbc, monuseg, kumar, consep, cpm15, cpm17, crchisto, nuclick_wbc, bccd or til
@@ -68,7 +69,7 @@ class TfdsSource:
             tuple(case for _, case in sorted(cases[split].items())) for split in _SPLITS
         )
         splits = Splits(train=train, validation=validation, test=test)
-        notes += check_disjoint(splits, patients)
+        notes += [*check_disjoint(splits, patients), *unknown_note(splits)]
         return dataclasses.replace(splits, notes=tuple(dict.fromkeys(notes)))
 
     def _parts(self, split: str) -> list[tuple[str, str]]:

@@ -15,18 +15,20 @@ from sparseshot_jax.data import storage
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.cases import Case
 from sparseshot_jax.data.labels import LabelSpec, TargetMaps
+from sparseshot_jax.data.pipeline import train_batches
 from sparseshot_jax.data.shards import manifest as shard_manifest
 from sparseshot_jax.data.shards import records as shard_records
 from sparseshot_jax.data.shards import writer as shard_writer
-from sparseshot_jax.data.shards.plan import CutSpec, plan_case, tile_key
+from sparseshot_jax.data.shards.plan import CutSpec, cut_tiles, plan_case, tile_key
 from sparseshot_jax.data.shards.reader import ShardTiles, verify_shards
 from sparseshot_jax.data.shards.records import TilePlace, decode_tile, describe, encode_record
 from sparseshot_jax.data.shards.writer import cut_shards
 from sparseshot_jax.data.slides.slide import ArraySlide
+from sparseshot_jax.data.tile_objects import TileObjects
 from sparseshot_jax.data.tiles import TileSpec, case_grid
 from sparseshot_jax.data.worker_pool import Workers
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.types import Window
+from sparseshot_jax.types import Needs, Window
 
 SPEC = TileSpec(tile_px=32, mpp=0.5, annotated_share=0.5, min_tissue=0.0)
 LABELS = LabelSpec(classes=("a", "b"))
@@ -515,3 +517,90 @@ def test_the_index_is_of_the_records(cases, tmp_path):
     assert [group.tolist() for group in groups] == [
         [k for k, one in enumerate(described) if c in one.classes] for c in (1, 2)
     ]
+
+
+NEEDS = Needs(objects=2, distance=True)
+
+
+def test_shards_hold_what_the_model_needs(tmp_path, cases):
+    out = str(tmp_path / "shards")
+    cut_shards(cases, SPEC, out, jpeg_quality=None, needs=NEEDS)
+    tiles = ShardTiles(out, annotated_share=1.0, needs=NEEDS)
+    assert tiles.needs == NEEDS
+    by_name = {case.name: case for case in cases}
+    found = 0
+    for record in range(tiles.manifest.records):
+        tile = tiles.read_record(record)
+        y, x = tile["image"][0, 0, 1:].tolist()
+        case = by_name[f"case{tile['image'][0, 0, 0]}"]
+        window = Window(x_px=x, y_px=y, width=32, height=32)
+        maps = TargetMaps(case.given, case.labels, mpp=case.mpp)
+        ground, label = maps.draw(window, objects=False)
+        expected = {
+            "ground": ground,
+            "label": label,
+            "distance": maps.distance(window),
+            **TileObjects(case.given, case.labels, mpp=case.mpp).objects_in(window, 2),
+        }
+        for key, array in expected.items():
+            np.testing.assert_array_equal(tile[key], array)
+            assert tile[key].dtype == array.dtype
+        found += int(tile["object_present"].sum())
+    assert found > 0
+    batch = next(train_batches(tiles, batch_size=4, seed=0))
+    assert batch.objects.present.any(axis=1).all()
+
+
+def test_shards_for_another_model_are_refused(tmp_path, cases):
+    out = str(tmp_path / "shards")
+    cut_shards(cases, SPEC, out)
+    assert ShardTiles(out, needs=Needs()).needs == Needs()
+    with pytest.raises(
+        InputError, match="ground and class alone; this one needs 2 places for objects and the"
+    ):
+        ShardTiles(out, needs=NEEDS)
+    with pytest.raises(InputError, match=r"needs\.objects is 0 there and 2 here"):
+        cut_shards(cases, SPEC, out, needs=NEEDS)
+
+
+def test_shards_of_earlier_versions_hold_no_objects(tmp_path, cases):
+    out = tmp_path / "shards"
+    cut_shards(cases, SPEC, str(out))
+    for path, config in ((out / "manifest.json", "config"), (out / "config.json", None)):
+        content = json.loads(path.read_text())
+        inner = content[config] if config else content
+        del inner["needs"], inner["labels"]["unknown_class"], inner["labels"]["class_radius_um"]
+        path.write_text(json.dumps(content))
+    assert ShardTiles(str(out), needs=Needs()).needs == Needs()
+    assert cut_shards(cases, SPEC, str(out)).cut == 0
+
+
+@pytest.mark.parametrize("needs", [Needs(objects=3), Needs(distance=True), NEEDS])
+def test_a_record_cut_short_or_garbled_is_an_error_and_no_crash(cases, needs):
+    cut = CutSpec(tiles=SPEC, needs=needs)
+    _, data = next(cut_tiles(cases[1], cut, np.array([[50, 30, -1]], np.int32)))
+    assert set(decode_tile(data)) >= {"image", "ground", "label"}
+    random = np.random.default_rng(0)
+    for end in random.integers(0, len(data), 40).tolist():
+        with pytest.raises(InputError, match="damaged"):
+            decode_tile(data[:end])
+        with pytest.raises(InputError, match="damaged"):
+            describe(data[:end])
+    for at in random.integers(0, len(data), 200).tolist():
+        wrong = bytearray(data)
+        wrong[at] ^= 0xFF
+        with contextlib.suppress(InputError):
+            decode_tile(bytes(wrong))
+
+
+def test_objects_of_unknown_class_make_a_tile_annotated_and_no_class(tmp_path):
+    marks = Annotations.from_polygons(boxes((40, 60), (70, 20)), ["?", "b"])
+    labels = LabelSpec(classes=("a", "b"), unknown_class=("?",))
+    case = dataclasses.replace(case_of(1, marks), labels=labels)
+    cut_shards([case], SPEC, str(tmp_path / "out"), jpeg_quality=None)
+    tiles = ShardTiles(str(tmp_path / "out"), annotated_share=1.0)
+    balanced = ShardTiles(str(tmp_path / "out"), annotated_share=1.0, class_balance=1.0)
+    random = np.random.default_rng(0)
+    drawn = [{int(v) for v in np.unique(tiles.read(0, random)["label"])} for _ in range(40)]
+    assert {0} in drawn  # the object of unknown class alone
+    assert all(2 in np.unique(balanced.read(0, random)["label"]) for _ in range(40))

@@ -1,6 +1,7 @@
 import dataclasses
 import gzip
 import json
+import math
 import pickle
 
 import numpy as np
@@ -12,7 +13,7 @@ from sparseshot_jax.data.cases import read_whole, truth_instances, whole_window
 from sparseshot_jax.data.formats import FORMATS
 from sparseshot_jax.data.formats.format import Picture
 from sparseshot_jax.data.formats.geojson import write_geojson
-from sparseshot_jax.data.labels import LabelSpec, draw_targets, wanted
+from sparseshot_jax.data.labels import LabelSpec, draw_targets, label_ids, wanted
 from sparseshot_jax.data.rasterize import rasterize
 from sparseshot_jax.data.slides.backends import BACKENDS
 from sparseshot_jax.data.slides.pyramid import write_pyramid
@@ -444,3 +445,102 @@ def test_a_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file/cache.*data\.cache"):
         SyntheticSource(cache=str(tmp_path / "file/cache")).load(LABELS, 0)
+
+
+def voc(boxes):
+    rows = "".join(
+        f"<object><name>{name}</name><bndbox><xmin>{x0}</xmin><ymin>{y0}</ymin><xmax>{x1}</xmax>"
+        f"<ymax>{y1}</ymax></bndbox></object>"
+        for name, x0, y0, x1, y1 in boxes
+    )
+    return f"<annotation><size><width>40</width><height>30</height></size>{rows}</annotation>"
+
+
+@pytest.fixture
+def voc_folder(tmp_path):
+    """As Pascal VOC lays it out, with a box that has no area."""
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (tmp_path / "Annotations").mkdir()
+    for k, (stem, part) in enumerate((("i1", "train"), ("i2", "train"), ("i3", "val"))):
+        save_image(tmp_path / "JPEGImages" / f"{stem}.jpg", seed=k)
+        marks = [("RBC", 1, 1, 10, 10), ("WBC", 5, 5, 5, 9 + k), ("RBC", 20, 11, 30, 20)]
+        (tmp_path / "Annotations" / f"{stem}.xml").write_text(voc(marks))
+        with (lists / f"{part}.txt").open("a") as file:
+            file.write(f"{stem}\n")
+    return tmp_path
+
+
+VOC_LABELS = LabelSpec(classes=("RBC", "WBC"))
+
+
+def test_a_pascal_voc_folder(voc_folder):
+    given = {"train": ("train",), "validation": ("val",), "test": (), "split_file": "ImageSets/Main"}
+    splits = source(voc_folder, keep=0.5, **given).load(VOC_LABELS, 0)
+    assert [c.name for c in splits.train] == ["i1", "i2"]
+    assert [c.name for c in splits.validation] == ["i3"]
+    assert [len(c.given) for c in splits.train] == [1, 1]
+    assert splits.validation[0].truth.bounds_px.tolist() == [[0, 0, 10, 10], [19, 10, 30, 20]]
+    degenerate = [note for note in splits.notes if "1 boxes without width or height" in note]
+    assert [note.split(":")[0] for note in degenerate] == ["i1.xml", "i2.xml", "i3.xml"]
+    with pytest.raises(InputError, match=r"matches no list of the split file\. There are: train, val"):
+        source(voc_folder, **{**given, "test": ("test",)}).load(VOC_LABELS, 0)
+
+
+def test_real_bccd_as_released(shared_data):
+    root = shared_data / "bccd"
+    splits = FolderSource(
+        root=str(root),
+        train=("train",),
+        validation=("val",),
+        test=("test",),
+        split_file="ImageSets/Main",
+        mpp=0.07,
+    ).load(LabelSpec(classes=("RBC", "WBC", "Platelets")), 0)
+    parts = splits.train, splits.validation, splits.test
+    assert [len(cases) for cases in parts] == [205, 87, 72]
+    assert [sum(len(case.truth) for case in cases) for cases in parts] == [2804, 1137, 945]
+    degenerate = sorted(note for note in splits.notes if "1 boxes without width or height" in note)
+    assert [note.split(":")[0] for note in degenerate] == ["BloodImage_00338.xml", "BloodImage_00343.xml"]
+
+
+def test_points_with_a_list_of_all_and_one_a_class(tmp_path):
+    lists = {"detection": [[3, 3], [12, 8], [20, 20], [30, 9]], "a": [[3.5, 3]], "b": [[20, 20.9], [35, 25]]}
+    for stem in ("a_1", "b_1"):
+        save_image(tmp_path / "images" / f"{stem}.png", seed=len(stem) + ord(stem[0]))
+        (tmp_path / "points").mkdir(exist_ok=True)
+        (tmp_path / "points" / f"{stem}.json").write_text(json.dumps(lists))
+    labels = LabelSpec(classes=("a", "b"), unknown_class=("detection",))
+    splits = source(tmp_path, keep=0.4, test=()).load(labels, 0)
+    truth = splits.validation[0].truth
+    assert label_ids(truth, labels).tolist() == [1, 0, 2, 0, 2]
+    assert len(splits.train[0].given) == 2  # 40 % of all five
+    assert "2 class points without a point of 'detection' were added to these." in splits.notes
+    assert any(note.startswith("4 of 10 objects are of unknown class") for note in splits.notes)
+
+
+def test_real_crchisto_with_unknown_classes(shared_data):
+    classes = ("epithelial", "fibroblast", "inflammatory", "others")
+    labels = LabelSpec(classes=classes, unknown_class=("detection",))
+    splits = FolderSource(
+        root=str(shared_data / "crchisto"),
+        train=("img*[1379]", "img[26]", "img[2468][26]", "img[13579][48]"),
+        validation=("img[48]", "img[2468][48]", "img[13579][26]"),
+        test=("img*[05]",),
+        mpp=0.5,
+        keep=0.3,
+    ).load(labels, 0)
+    cases = {part: getattr(splits, part) for part in ("train", "validation", "test")}
+    assert sum(map(len, cases.values())) == 80
+    for part, several in cases.items():
+        numbers = [int(case.name.removeprefix("img")) for case in several]
+        by_number = ["test" if n % 5 == 0 else "validation" if n % 4 == 0 else "train" for n in numbers]
+        assert by_number == [part] * len(several)
+    objects = [case.truth for several in cases.values() for case in several]
+    # 23,254 detections and 48 class points without one; 5 lie outside their image.
+    assert sum(map(len, objects)) == 23254 + 48 - 5
+    assert sum(int((label_ids(one, labels) > 0).sum()) for one in objects) == 17796
+    for case in splits.train:
+        assert len(case.given) == math.ceil(0.3 * len(case.truth))
+    kept = np.concatenate([label_ids(case.given, labels) for case in splits.train])
+    assert (kept == 0).any()  # the unknown ones are thinned like all others

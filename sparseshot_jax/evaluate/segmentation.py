@@ -1,4 +1,4 @@
-"""Predictions and truth to numbers: dense truth to Dice and F1, sparse marks to what they support."""
+"""Foreground and truth to numbers: dense truth to Dice and F1, sparse marks to what they support."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,25 +9,14 @@ from jaxtyping import Float32, Int64, UInt8
 from sparseshot_jax import metrics
 from sparseshot_jax.data.cases import Case, truth_maps, whole_window
 from sparseshot_jax.data.labels import TargetMaps
-from sparseshot_jax.data.tiles import TileSpec, tile_index
+from sparseshot_jax.data.tiles import TileSpec
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.types import Window
+from sparseshot_jax.evaluate.windows import OBJECTS, evenly, tissue_windows, window_round
 
 ProbabilityMap = Callable[[Case], Float32[np.ndarray, "h w"]]  # p of foreground at the model's mpp
 Probability = Callable[[UInt8[np.ndarray, "b h w 3"]], Any]  # p of each class, NumPy or JAX
 
-_TILES = 64  # windows that a measure on sparse marks looks at, a slide
-
-
 _LARGEST_PX = 500_000_000  # of all maps that a dense measure holds, 8 bytes a pixel
-
-
-def by_truth(cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
-    """Cases with dense truth, and those of which only some objects are known."""
-    return (
-        [case for case in cases if case.held_out is None],
-        [case for case in cases if case.held_out is not None],
-    )
 
 
 def foreground_of(p: Float32[np.ndarray, "... c"]) -> Float32[np.ndarray, "..."]:
@@ -136,7 +125,7 @@ def measure_sparse(
     found = total = 0
     area: list[float] = []
     side = -(-tiles.tile_px // multiple) * multiple
-    for case, grid_cells in zip(cases, _cells(cases, tiles)):
+    for case, grid_cells in zip(cases, tissue_windows(cases, tiles)):
         scale = whole_window(case, tiles.mpp).scale
         if case.held_out is not None and len(case.held_out):
             hits = _recalled(probability, case, scale, side, threshold)
@@ -152,28 +141,14 @@ def measure_sparse(
     }
 
 
-def _cells(cases: Sequence[Case], tiles: TileSpec) -> list[list[Window]]:
-    """Up to `_TILES` windows of tissue a case, evenly spread over its grid."""
-    index = tile_index(cases, tiles)
-    chosen = []
-    for k, grid in enumerate(index.grids):
-        cells = index.cells[index.cells[:, 0] == k]
-        cells = cells[np.linspace(0, len(cells) - 1, min(len(cells), _TILES)).astype(int)]
-        chosen.append([grid.central_window(int(row), int(column)) for _, row, column in cells])
-    return chosen
-
-
 def _recalled(probability: Probability, case: Case, scale: float, side: int, threshold: float) -> np.ndarray:
-    """For each held-out object, or `_TILES` of them evenly drawn, whether it is found."""
+    """For each of the held-out objects looked at, whether it is found."""
     assert case.held_out is not None
     maps = TargetMaps(case.held_out, case.labels, mpp=case.mpp)
     centres = maps.objects().centroids_px
-    chosen = np.linspace(0, len(centres) - 1, min(len(centres), 4 * _TILES)).astype(int)
     hits = []
-    for k in np.unique(chosen):
-        # whole output pixels, so that a stored level is read without resampling
-        x, y = np.round(centres[k] / scale) - side // 2
-        window = Window(x_px=x * scale, y_px=y * scale, width=side, height=side, scale=scale)
+    for k in evenly(len(centres), OBJECTS):
+        window = window_round(centres[k], side=side, scale=scale)
         p = foreground_of(np.asarray(probability(case.slide.read(window)[None])))[0]
         inside = maps.instances(window) == k + 1
         hits.append(bool(inside.any() and (p[inside] > threshold).mean() > 0.5))

@@ -1,0 +1,59 @@
+"""What the terminal says of an evaluation."""
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from sparseshot_jax.cli import show
+from sparseshot_jax.cli.show import held_out_words
+from sparseshot_jax.metrics import ImageObjects, summarise_detections
+
+FOUND = {"held_out": 12, "recall": 0.75, "threshold": 0.5}
+
+
+@pytest.fixture(scope="module")
+def detections() -> dict:
+    xy = np.random.default_rng(0).uniform(0, 90, (30, 2))
+    found = ImageObjects(
+        xy_um=xy,
+        boxes_um=np.concatenate([xy - 3, xy + 3], axis=1),
+        label=np.arange(30) % 4 + 1,
+        score=np.linspace(0.1, 0.9, 30),
+    )
+    return dict(
+        summarise_detections(
+            [found] * 3,
+            [found] * 3,
+            names=list("abc"),
+            class_names=["epithelial", "fibroblast", "inflammatory", "others"],
+            split="test",
+            seed=0,
+            exclusive_class="inflammatory",
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        (FOUND | {"predicted_area": 0.1}, "0.750, with 10.0% of the tissue called foreground"),
+        (FOUND | {"predicted_per_mm2": 812.4}, "0.750, with 812 objects predicted in a mm²"),
+        (FOUND | {"recall": None, "predicted_per_mm2": None}, "unknown, with no objects predicted"),
+    ],
+)
+def test_held_out_marks_are_told_in_a_sentence(held, words):
+    said = held_out_words(held)
+    assert "12 held-out" in said
+    assert words in said
+    assert ("Dice" in said) == ("predicted_area" in held)
+
+
+def test_an_evaluation_of_detections_fits_a_terminal(detections, capsys, monkeypatch):
+    monkeypatch.setattr(show, "CONSOLE", Console(width=80, highlight=False))
+    monkeypatch.setattr(show, "say", print)
+    show.show_evaluation(detections | {"objects": detections})
+    said = capsys.readouterr().out
+    for word in ("F1 within 3 µm", "any class", "Exclusive recall", "AP at IoU", "Separate objects"):
+        assert word in said
+    assert "…" not in said
+    assert max(map(len, said.splitlines())) <= 80
