@@ -229,7 +229,16 @@ def _executed(path: Path) -> Any:
 _FREE = (
     *("train.workers", "train.threads", "train.devices", "train.tensorboard", "train.max_fault_share"),
     *("train.log_every", "train.validate_every", "train.checkpoint_every"),
-    *("predict", "measure", "name", "data.root", "data.slides", "data.annotations", "data.truth", "data.cache"),
+    *(
+        "predict",
+        "measure",
+        "name",
+        "data.root",
+        "data.slides",
+        "data.annotations",
+        "data.truth",
+        "data.cache",
+    ),
 )
 
 

@@ -84,7 +84,12 @@ def _write(out: Path, runs: dict[str, Run], evaluations: dict, splits) -> None:
     with tile_progress("predicting the test slide") as on_progress:
         stream = runs[SHOWN].predict_stream(case.slide, on_progress=on_progress)
         write_predictions(out / "predictions.geojson", stream)
-    overlay_png(case.slide, out / "predictions.geojson", out / "overlay.png")
+    overlay_png(
+        case.slide,
+        out / "predictions.geojson",
+        out / "overlay.png",
+        class_names=runs[SHOWN].config.labels.names,
+    )
     with CONSOLE.status("writing the report"):
         write_comparison(
             out / "report.html",

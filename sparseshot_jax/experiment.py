@@ -160,6 +160,7 @@ def training_tiles(config: ExperimentConfig, splits: Splits) -> CutTiles | Shard
         config.train.shards,
         annotated_share=config.tiles.annotated_share,
         class_balance=config.tiles.class_balance,
+        needs=config.model.needs,
     )
     asked, cut = to_json(config), tiles.manifest.config
     names = [("tiles", name) for name in ("tile_px", "mpp")] + [("labels", name) for name in asked["labels"]]
@@ -251,7 +252,9 @@ def report(run: Run) -> Path:
     held_out = evaluation.get("held_out")
     notes = list(splits.notes)
     if "operating_points" not in evaluation and held_out:
-        notes = [pictures.NO_DENSE_TRUTH, *notes]
+        notes = [pictures.NO_DENSE_OBJECTS if run.detects else pictures.NO_DENSE_TRUTH, *notes]
+    if run.detects and pictures.truth_is_points(splits):
+        notes.append(pictures.POINT_TRUTH)
     write_report(
         run.folder / "report.html",
         title=run.config.name,

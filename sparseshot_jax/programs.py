@@ -86,7 +86,9 @@ def programs(shape: Form) -> Programs:
     )
     train_step = jax.jit(step, donate_argnames=("state",))
     _STEPS.append(train_step)
-    return Programs(train_step=train_step, eval_step=jax.jit(make_eval_step(graphdef, task.infer(shape.model))))
+    return Programs(
+        train_step=train_step, eval_step=jax.jit(make_eval_step(graphdef, task.infer(shape.model)))
+    )
 
 
 @functools.cache
@@ -101,9 +103,7 @@ def detector(shape: Form, decode: DecodeSpec) -> Callable[..., Detections]:
     return jax.jit(step)
 
 
-def fresh_state(
-    config: ExperimentConfig, sizes_px: Float64[np.ndarray, "n 2"] | None = None
-) -> TrainState:
+def fresh_state(config: ExperimentConfig, sizes_px: Float64[np.ndarray, "n 2"] | None = None) -> TrainState:
     """The state that training starts from, decided by the config's seed.
 
     `sizes_px`: height and width of the training set's objects, from which a detector takes its anchors.

@@ -59,7 +59,7 @@ def source_config(path: str) -> Any:
         return load_config(place / "config.json")
     if not place.exists() or place.suffix in (".py", ".json"):
         return load_config(place)
-    if (place / "images").is_dir():
+    if image_folder(place).is_dir():
         data = FolderSource(root=path)
     else:
         data = SlideSource(slides=(str(place / "*") if place.is_dir() else path,))

@@ -57,7 +57,7 @@ def evaluate(arguments: list[str]) -> None:
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Evaluate:
-        """Measure a run on its test part: Dice, IoU, object F1, calibration, with intervals."""
+        """Measure a run on its test part: Dice or F1 and their kin, with intervals."""
 
         run: _RUN  # run folder
         data_root: str | None = None  # the data, where it has moved
@@ -114,8 +114,9 @@ def predict(arguments: list[str]) -> None:
                 slide, region=region, threshold=chosen.threshold, on_progress=on_progress
             )
             count = write_predictions(target, stream)
-        overlay_png(slide, target, folder / f"{image.stem}_overlay.png")
-        say(f"{count} objects: {target}, {folder / f'{image.stem}_overlay.png'}")
+        overlay = folder / f"{image.stem}_overlay.png"
+        overlay_png(slide, target, overlay, class_names=run.config.labels.names)
+        say(f"{count} objects: {target}, {overlay}")
 
 
 def ablate(arguments: list[str]) -> None:
@@ -148,7 +149,9 @@ def ablate(arguments: list[str]) -> None:
             trials,
             lambda trial: experiment.run_trial(config, trial, folder),
             folder / "results.jsonl",
-            on_done=lambda trial, row: say(f"{trial.name}: {row.get('dice_pooled', row)}"),
+            on_done=lambda trial, row: say(
+                f"{trial.name}: {row.get('dice_pooled', row.get('f1_distance', row))}"
+            ),
         )
     show_rows(rows)
     say(f"{experiment.compilations()} training steps compiled for {len(trials)} trials")

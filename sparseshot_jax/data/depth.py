@@ -10,7 +10,7 @@ from scipy import ndimage
 from sparseshot_jax.data import rings
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.cache import Cache
-from sparseshot_jax.data.rasterize import Runs, covered, fill, grid_place
+from sparseshot_jax.data.rasterize import covered, fill, grid_place
 from sparseshot_jax.types import Window
 
 _MOST_PX = 1 << 22  # of one object's box; a larger one is measured at a coarser scale

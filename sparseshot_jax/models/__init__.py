@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from sparseshot_jax.models.decode import DecodeSpec, detect
 from sparseshot_jax.models.layers import scale_image
 from sparseshot_jax.models.unet import UNet, UNetSpec, split_distance
 from sparseshot_jax.models.yollo import Yollo, YolloSpec
@@ -71,12 +72,14 @@ def class_probabilities(logits: Float[Array, "*b k"]) -> Float[Array, "*b c"]:
 
 __all__ = [
     "MODELS",
+    "DecodeSpec",
     "Model",
     "UNet",
     "UNetSpec",
     "Yollo",
     "YolloSpec",
     "class_probabilities",
+    "detect",
     "foreground",
     "scale_image",
     "split_distance",

@@ -40,7 +40,7 @@ def assign(
     nearest to the cell's middle wins, the other is counted. Ignored: cells on ignored ground, and
     unmatched ones whose predicted box overlaps an annotated one by more than `ignore_iou`. Known
     background and unannotated: as the ground at the cell's middle. An object whose centre lies outside
-    the tile is matched to nothing.
+    the tile, or on ignored ground, is matched to nothing.
 
     Args:
         objects: annotated boxes.
@@ -58,8 +58,8 @@ def assign(
     )
     won, inside = slot >= 0, _inside(objects, shape[1] * stride, shape[2] * stride)
     scatter = jax.vmap(lambda where, values: _scattered(where, values, shape[1:]))
-    matched = scatter(slot, won.astype(jnp.uint8)) > 0
     cells = jnp.repeat(ground[:, stride // 2 :: stride, stride // 2 :: stride, None], shape[-1], axis=-1)
+    matched = (scatter(slot, won.astype(jnp.uint8)) > 0) & (cells != Ground.IGNORED)
     predicted = jax.lax.stop_gradient(predicted_yxyx_px)
     if heat:
         weight = (1.0 - _heat(objects, shape[1:3], stride)[..., None]) ** 4
@@ -72,7 +72,7 @@ def assign(
         targets=Targets(ground=cells, label=scatter(slot, objects.label).astype(jnp.int32)),
         boxes_yxyx_px=scatter(slot, objects.boxes_yxyx_px),
         background_weight=jnp.where(matched, 1.0, weight),
-        matched=won.sum(axis=1, dtype=jnp.int32),
+        matched=matched.sum(axis=(1, 2, 3), dtype=jnp.int32),
         collisions=(inside & ~won).sum(axis=1, dtype=jnp.int32),
     )
 

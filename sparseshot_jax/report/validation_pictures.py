@@ -10,7 +10,7 @@ from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.cases import scale_at
 from sparseshot_jax.data.checks.findings import Findings, Severity
 from sparseshot_jax.data.checks.validate import Subject, ground_map
-from sparseshot_jax.data.labels import TargetMaps, wanted
+from sparseshot_jax.data.labels import TargetMaps, discs, wanted
 from sparseshot_jax.data.rasterize import rasterize
 from sparseshot_jax.report.figures import INK, MUTED, STYLE
 from sparseshot_jax.report.overlay import COLOURS, Layer, overlay, resized
@@ -71,7 +71,7 @@ def crops(case: Subject, found: Findings, mpp: float) -> list[Crop]:
     chosen += [(int(k), "") for k in random if int(k) not in {index for index, _ in chosen}]
     scale = scale_at(case.slide, case.mpp, mpp)
     maps = TargetMaps(case.annotations, case.labels, mpp=case.mpp)
-    shapes = case.annotations.discs(case.labels.point_radius_um / case.mpp)
+    shapes = discs(case.annotations, case.labels, mpp=case.mpp)
     return [_crop(case, maps, shapes, index, kind, scale) for index, kind in chosen]
 
 

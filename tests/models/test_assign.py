@@ -103,10 +103,11 @@ def test_an_unmatched_cell_whose_box_fits_an_annotated_one_is_ignored():
 
 
 def test_other_ground_is_that_of_the_middle_of_the_cell():
-    objects = objects_of([(20.0, 20.0, 10, 10, 1), (4.0, 4.0, 10, 10, 1)])
+    objects = objects_of([(20.0, 20.0, 10, 10, 1), (4.0, 4.0, 10, 10, 1), (44.0, 38.0, 10, 10, 1)])
     ground, _ = blank(objects)
     ground[:, :24] = Ground.BACKGROUND
     ground[:, :, 36:] = Ground.IGNORED  # from the middle of the last column on
+    assert run(objects, ground).matched.tolist() == [2]
     found = np.asarray(run(objects, ground).targets.ground)[0, :, :, 0]
     expected = np.full((ROWS, COLUMNS), Ground.UNANNOTATED)
     expected[:3] = Ground.BACKGROUND
