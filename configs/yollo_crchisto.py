@@ -27,8 +27,8 @@ def get_config() -> ExperimentConfig:
         ),
         tiles=TileSpec(tile_px=128, mpp=0.5, annotated_share=0.0, min_tissue=0.0),
         model=YolloSpec(width=16, depth=3, stride=4),
-        loss=FocalExclusive(alpha=0.1),
-        train=TrainSpec(steps=1200, batch_size=8, ema_decay=0.98),
+        loss=FocalExclusive(share=0.3, share_factor=0.25),
+        train=TrainSpec(steps=800, batch_size=8, ema_decay=0.98),
         predict=PredictSpec(decode=DecodeSpec(by="distance", distance_um=3.0), geometry="point"),
         measure=MeasureSpec(exclusive_class="inflammatory"),
     )

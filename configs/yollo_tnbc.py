@@ -18,6 +18,6 @@ def get_config() -> ExperimentConfig:
         ),
         tiles=TileSpec(tile_px=128, mpp=0.25, annotated_share=0.0),
         model=YolloSpec(width=16, depth=3, stride=8),
-        loss=FocalExclusive(),
-        train=TrainSpec(steps=1200, batch_size=8, ema_decay=0.98),
+        loss=FocalExclusive(share=0.3, share_factor=0.25),
+        train=TrainSpec(steps=600, batch_size=8, ema_decay=0.98),
     )

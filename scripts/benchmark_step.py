@@ -2,6 +2,7 @@
 
     python scripts/benchmark_step.py                                  # losses and compilations
     python scripts/benchmark_step.py --torch-python ENV/bin/python    # also PyTorch's step
+    python scripts/benchmark_step.py --model yollo                    # the detector's step
 
 What is compared takes turns, so that other load on the machine falls on both; ratios are of medians.
 Targets: focal exclusive over cross-entropy at most 1.02; JAX over PyTorch (channels last) at most
@@ -16,6 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +29,11 @@ from rich.console import Console
 from rich.table import Table
 
 from sparseshot_jax.losses import CrossEntropy, FocalExclusive, Loss
-from sparseshot_jax.models import UNetSpec
+from sparseshot_jax.models import UNetSpec, YolloSpec
 from sparseshot_jax.training.augment import AugmentSpec
-from sparseshot_jax.training.segmentation import segmentation
 from sparseshot_jax.training.step import init_state, make_train_step
-from sparseshot_jax.types import Batch, Hyper, Measures, TrainState
+from sparseshot_jax.training.tasks import TASKS
+from sparseshot_jax.types import Batch, Hyper, Measures, Objects, TrainState
 
 _NO_AUGMENTATION = AugmentSpec(dihedral=False, stain=0.0, brightness=0.0, contrast=0.0)
 
@@ -81,8 +83,11 @@ for i in range(steps + 2):
 class Options:
     """What to measure."""
 
-    base: int = 16  # channels of the U-Net at full resolution
-    depth: int = 4  # its halvings
+    model: Literal["unet", "yollo"] = "unet"
+    base: int = 16  # channels of the U-Net at full resolution, of the detector at half
+    depth: int = 4  # halvings of the U-Net
+    objects: int = 64  # annotated ones a tile, of a detector
+    dtype: str = "float32"  # of the model's arithmetic, or bfloat16
     batch: int = 4  # tiles
     tile_px: int = 256  # side of a tile
     rounds: int = 5  # turns
@@ -93,25 +98,47 @@ class Options:
 
 
 def make_batch(options: Options) -> Batch:
-    """Random tiles of which a tenth is annotated."""
+    """Random tiles of which a tenth is annotated; with boxes for a detector, and no ground drawn."""
     rng = np.random.default_rng(0)
     shape = (options.batch, options.tile_px, options.tile_px)
-    annotated = jnp.asarray(rng.random(shape) < 0.1, jnp.uint8)
+    detects = options.model == "yollo"
+    annotated = jnp.asarray((rng.random(shape) < 0.1) & (not detects), jnp.uint8)
     image = jnp.asarray(rng.integers(0, 256, (*shape, 3)), jnp.uint8)
     valid = jnp.ones(options.batch, bool)
-    return Batch(image=image, ground=annotated, label=annotated, valid=valid)
+    objects = boxes_of(options, rng) if detects else None
+    return Batch(image=image, ground=annotated, label=annotated, valid=valid, objects=objects)
+
+
+def boxes_of(options: Options, rng: np.random.Generator) -> Objects:
+    """Boxes of about 24 pixels, in twice as many places."""
+    places = (options.batch, 2 * options.objects)
+    centre = rng.uniform(0, options.tile_px, (*places, 2))
+    half = rng.uniform(9, 15, (*places, 2))
+    present = np.broadcast_to(np.arange(places[1]) < options.objects, places)
+    boxes = np.concatenate([centre - half, centre + half], axis=-1) * present[..., None]
+    return Objects(
+        boxes_yxyx_px=jnp.asarray(boxes, jnp.float32),
+        label=jnp.asarray(present, jnp.uint8),
+        present=jnp.asarray(present),
+        left_out=jnp.zeros(options.batch, jnp.int32),
+    )
 
 
 class Stepper:
     """One model in training with one compiled step."""
 
     def __init__(self, loss: Loss, options: Options):
-        model = UNetSpec(base=options.base, depth=options.depth).build(classes=1, rngs=nnx.Rngs(0))
+        spec = UNetSpec(base=options.base, depth=options.depth, dtype=options.dtype)
+        if options.model == "yollo":
+            spec = YolloSpec(width=options.base, dtype=options.dtype)
         optimizer = optax.scale_by_adam()
-        graphdef, self.state = init_state(model, optimizer, ema=False)
+        graphdef, self.state = init_state(spec.build(classes=1, rngs=nnx.Rngs(0)), optimizer, ema=False)
+        self.numbers = {
+            f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.metadata.get("traced")
+        }
         step = make_train_step(
             graphdef=graphdef,
-            objective=segmentation(model.spec, loss.terms),
+            objective=TASKS[spec.task].objective(spec, loss.terms),
             optimizer=optimizer,
             augmentation=_NO_AUGMENTATION,
         )
@@ -129,7 +156,7 @@ class Stepper:
     def __call__(self, loss: Loss | None = None, t: float = 0.5) -> float:
         """Seconds of one step, with the numbers of `loss` at time t."""
         numbers = (loss or self.loss).hyper(t)
-        hyper = Hyper(loss=numbers, learning_rate=1e-3, ema_decay=0.99, seed=0)
+        hyper = Hyper(loss=numbers, model=self.numbers, learning_rate=1e-3, ema_decay=0.99, seed=0)
         start = time.perf_counter()
         self.state, measures = self.compiled(self.state, self.batch, hyper)
         jax.block_until_ready((self.state, measures))
@@ -171,7 +198,7 @@ def main(options: Options) -> None:
     plain, focal = Stepper(CrossEntropy(), options), Stepper(FocalExclusive(), options)
     sides = {"focal exclusive": lambda: [focal()], "cross-entropy": lambda: [plain()]}
     results = [(take_turns(sides, options.rounds * options.steps), 1.02)]
-    if options.torch_python:
+    if options.torch_python and options.model == "unet":
         sides = {
             f"jax {jax.__version__}": lambda: [plain() for _ in range(options.steps)],
             "PyTorch": lambda: torch_seconds(options),

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up .venv and runs the main job on embedded data: a synthetic slide of which 30 % of the cells are
-# marked, three losses, one report. Arguments go to `sparseshot demo`. Quick when run again.
+# marked, losses of a U-Net and of a detector, a report each. Arguments go to `sparseshot demo`. Quick when run
+# again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh

@@ -12,7 +12,7 @@ from jaxtyping import Float64
 
 from sparseshot_jax.config import ExperimentConfig
 from sparseshot_jax.losses import Loss, form
-from sparseshot_jax.models import Model
+from sparseshot_jax.models import HasAnchors, Model
 from sparseshot_jax.models.decode import DecodeSpec, detect
 from sparseshot_jax.training.augment import AugmentSpec
 from sparseshot_jax.training.optimizer import OptimizerSpec, make_optimizer, rate_schedule
@@ -109,7 +109,7 @@ def fresh_state(config: ExperimentConfig, sizes_px: Float64[np.ndarray, "n 2"] |
     `sizes_px`: height and width of the training set's objects, from which a detector takes its anchors.
     """
     model = config.model.build(classes=len(config.labels.names), rngs=nnx.Rngs(config.seed))
-    if sizes_px is not None:
+    if sizes_px is not None and isinstance(model, HasAnchors):
         model.fit_anchors(sizes_px)
     return init_state(model, make_optimizer(config.optimizer), ema=config.train.ema_decay > 0)[1]
 

@@ -38,7 +38,7 @@ class Window:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a model asks of others: of the data beside the ground and the class of each pixel, and of decoding."""
+    """What a model is trained on beside the ground and the class of each pixel."""
 
     objects: int = 0  # boxes a tile at most; above 0, `ground` is drawn without the wanted objects
     distance: bool = False  # the depth of each pixel in its object

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from sparseshot_jax import cli
+from sparseshot_jax.data.annotations import Annotations
+from sparseshot_jax.data.formats.geojson import read_geojson, write_geojson
 from sparseshot_jax.data.synthetic.scene import draw_slide
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,20 +42,25 @@ def test_python_example(workplace, capsys):
     assert (workplace / "runs/from_python/evaluation.json").is_file()
 
 
-def test_own_slide_example(workplace):
-    """With a small model and few steps: the commands are the README's."""
-    paths = draw_slide(workplace / "drawn", width=512, height=512)
+def test_own_slide_examples(workplace):
+    """With small models and few steps: the commands are the README's."""
     (workplace / "slides").mkdir()
-    paths.slide.rename(workplace / "slides/case.tiff")
-    paths.given.rename(workplace / "slides/case.geojson")
-    (block,) = blocks("bash")
-    for line in block.strip().splitlines():
+    paths = draw_slide(workplace / "drawn", width=512, height=512)
+    outlines = read_geojson(paths.given)
+    points = Annotations.from_points(outlines.centroids_px, "tumour")
+    for name, marks in (("case", outlines), ("points", points)):
+        write_geojson(workplace / f"slides/{name}.geojson", marks, object_type="annotation")
+        (workplace / f"slides/{name}.tiff").hardlink_to(paths.slide)
+    small = {"unet": ("--model.base", "4"), "yollo": ("--model.width", "4", "--model.depth", "1")}
+    for line in "".join(blocks("bash")).strip().splitlines():
         program, *arguments = shlex.split(line)
         assert program == "sparseshot"
         if arguments[0] == "train":
-            arguments += ["--train.steps", "2", "--train.batch-size", "8", "--model.base", "4"]
-            arguments += ["--tiles.tile-px", "64"]
+            arguments += ["--train.steps", "2", "--train.batch-size", "2", "--tiles.tile-px", "64"]
+            arguments += ["--train.devices", "1"]
+            arguments += small["yollo" if "yollo" in line else "unet"]
         cli.main([*arguments, "--debug"])
-    made = workplace / "runs/mine"
-    for name in ("predictions/case.geojson", "predictions/case_overlay.png", "report.html"):
-        assert (made / name).is_file()
+    for name in ("mine/predictions/case", "count/predictions/points"):
+        for made in (f"runs/{name}.geojson", f"runs/{name}_overlay.png"):
+            assert (workplace / made).is_file()
+    assert (workplace / "runs/mine/report.html").is_file()

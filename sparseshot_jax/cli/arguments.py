@@ -47,6 +47,7 @@ def source_config(path: str) -> Any:
     from sparseshot_jax.config import ExperimentConfig, load_config
     from sparseshot_jax.data.sources import FolderSource, SlideSource
     from sparseshot_jax.data.sources.annotation_files import MARK_SUFFIXES
+    from sparseshot_jax.data.sources.folder import image_folder
     from sparseshot_jax.losses import FocalExclusive
     from sparseshot_jax.models import UNetSpec
 

@@ -234,13 +234,15 @@ class FocalExclusive(Exclusive):
     """Focal exclusive cross-entropy (eq. 8)."""
 
     alpha: float = 0.2  # weight of unannotated ground, >= 0
-    share: float | None = None  # c, of wanted objects that are annotated, (0, 1): alpha = 0.5 c / (1 - c)
+    share: float | None = None  # c, of wanted objects that are annotated, (0, 1): in place of alpha,
+    share_factor: float = 0.5  # alpha = share_factor * c / (1 - c), >= 0; detection: 0.25
     gamma: float = 0.1  # focal exponent, >= 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("alpha", self.alpha, low=0.0, example=0.2)
         check_range("gamma", self.gamma, low=0.0, example=0.1)
+        check_range("share_factor", self.share_factor, low=0.0, example=0.5)
         if self.share is not None and not 0.0 < self.share < 1.0:
             raise InputError(f"share must be inside (0, 1); got {self.share}. Try 0.3, or leave it out.")
 
@@ -248,9 +250,12 @@ class FocalExclusive(Exclusive):
         """Every number of the loss at time t, 0 to 1; `rho` is the threshold, a probability.
 
         With a `share` c the weight follows it, so that look-alikes of the annotated objects settle above
-        rho: unweighted, their p settles near c, and the mask would never act.
+        rho: unweighted, their p settles near c, and the mask would never act. In detection an object's
+        evidence lies on the two or so cells round its centre, of which one is annotated: half the factor.
         """
-        alpha = self.alpha if self.share is None else 0.5 * self.share / (1.0 - self.share)
+        alpha = self.alpha
+        if self.share is not None:
+            alpha = self.share_factor * self.share / (1.0 - self.share)
         return {**super().hyper(t), "alpha": float(alpha), "gamma": float(self.gamma)}
 
     def terms(

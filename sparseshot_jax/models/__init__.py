@@ -4,8 +4,9 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float64
 
 from sparseshot_jax.models.decode import DecodeSpec, detect
 from sparseshot_jax.models.layers import scale_image
@@ -43,6 +44,15 @@ class Model(Protocol):
         ...
 
 
+@runtime_checkable
+class HasAnchors(Protocol):
+    """A built model that starts from the sizes of the training set's objects."""
+
+    def fit_anchors(self, sizes_px: Float64[np.ndarray, "n 2"]) -> None:
+        """Set what depends on them: height and width, pixels at the model's resolution."""
+        ...
+
+
 MODELS: dict[str, type[Model]] = {"unet": UNetSpec, "yollo": YolloSpec}
 
 
@@ -73,6 +83,7 @@ def class_probabilities(logits: Float[Array, "*b k"]) -> Float[Array, "*b c"]:
 __all__ = [
     "MODELS",
     "DecodeSpec",
+    "HasAnchors",
     "Model",
     "UNet",
     "UNetSpec",

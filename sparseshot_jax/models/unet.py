@@ -37,7 +37,7 @@ class UNetSpec:
     form: str = "auto"  # of the arithmetic: cpu, textbook, or as the back end likes it
     distance: bool = False  # a last channel: how deep in its object a pixel lies, to part touching objects
     # Of the last channel's loss beside that of the others, >= 0.
-    distance_weight: float = dataclasses.field(default=1.0, metadata={"traced": True})
+    distance_weight: float = dataclasses.field(default=5.0, metadata={"traced": True})
 
     def __post_init__(self):
         if self.base < 1:
@@ -47,7 +47,7 @@ class UNetSpec:
         if not 0.0 < self.prior < 1.0:
             raise InputError(f"prior must lie between 0 and 1, both excluded; got {self.prior}. Try 0.05.")
         if not 0.0 <= self.distance_weight < math.inf:
-            raise InputError(f"distance_weight must be 0 or more; got {self.distance_weight}. Try 1.0.")
+            raise InputError(f"distance_weight must be 0 or more; got {self.distance_weight}. Try 5.")
         for name, known in (("norm", NORMS), ("dtype", DTYPES), ("form", ("auto", *FORMS))):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}.")

@@ -46,7 +46,7 @@ class YolloSpec:
     form: str = "auto"  # of the arithmetic: cpu, textbook, or as the back end likes it
     max_objects: int = 512  # of a training tile, >= 1; more are counted and not learnt
     prior: float = dataclasses.field(default=0.01, metadata=_TRACED)  # p of an object at the start, (0, 1)
-    box_weight: float = dataclasses.field(default=1.0, metadata=_TRACED)  # of the box term, >= 0
+    box_weight: float = dataclasses.field(default=3.0, metadata=_TRACED)  # of the box term, >= 0
     class_weight: float = dataclasses.field(default=1.0, metadata=_TRACED)  # of the class term, >= 0
     # IoU of a cell's box with an annotated one above which an unmatched cell is ignored, [0, 1]
     ignore_iou: float = dataclasses.field(default=0.6, metadata=_TRACED)

@@ -18,7 +18,7 @@ from sparseshot_jax.data.slides.tissue import TissueMask
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.predict.contours import Regions, contour
 from sparseshot_jax.predict.mosaic import Mosaic
-from sparseshot_jax.predict.objects import Prediction, Progress, Finish
+from sparseshot_jax.predict.objects import Finish, Prediction, Progress
 from sparseshot_jax.predict.region import area_of, tiles_to_compute
 from sparseshot_jax.predict.stream import Grid, Probability, probability_tiles
 from sparseshot_jax.predict.watershed import Split, SplitSpec, split

@@ -434,6 +434,7 @@ def test_bad_numbers_are_refused(fields, message):
 def test_a_share_sets_the_weight():
     """METHOD: 0.5 c / (1 - c); c = 1/3 gives 0.25."""
     assert FocalExclusive(share=1 / 3).hyper(0.5)["alpha"] == pytest.approx(0.25)
+    assert FocalExclusive(share=1 / 3, share_factor=0.25).hyper(0.5)["alpha"] == pytest.approx(0.125)
     assert FocalExclusive(alpha=0.7).hyper(0.5)["alpha"] == 0.7
     with pytest.raises(InputError, match="share must be inside"):
         FocalExclusive(share=1.0)
