@@ -76,8 +76,8 @@ SEGMENTATION = _Comparison(
     reading=(
         "Cross-entropy with w = 1 ranks the pixels well and calls none of them foreground at p > 0.5: it "
         "learnt that most such cells are background. A smaller background weight or the exclusive mask "
-        "repairs that; on this easy slide the weight alone does as well as the mask. Touching nuclei come "
-        "out as one object, hence the low object F1."
+        "repairs that; on this easy slide the weight alone does as well as the mask. Touching nuclei count "
+        "as one object here, hence the low object F1; predict.instances parts them."
     ),
     prefix="",
     predictions="predictions.geojson",

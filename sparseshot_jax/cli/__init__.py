@@ -11,7 +11,10 @@ from sparseshot_jax.console import ERRORS, say
 from sparseshot_jax.errors import InputError
 
 VERBS: Verbs = {
-    "demo": (runs.demo, "draw a slide, train three losses on 30 % of its cells, compare: the whole path"),
+    "demo": (
+        runs.demo,
+        "draw a slide, train a U-Net and a detector on 30 % of its cells, compare: the whole path",
+    ),
     "train": (runs.train, "train CONFIG, or go on with a run that was stopped"),
     "evaluate": (runs.evaluate, "measure RUN on its test part"),
     "predict": (runs.predict, "find the objects of images or slides with RUN; GeoJSON for QuPath"),
