@@ -1,4 +1,13 @@
-"""Detect and classify nuclei of CRCHistoPhenotypes (Sirinukunwattana et al. 2016) from 30 % of the labels."""
+"""Detect and classify nuclei of CRCHistoPhenotypes (Sirinukunwattana et al. 2016) from 30 % of the labels.
+
+    sparseshot train configs/yollo_crchisto.py --data.root $DATA/crchisto
+
+The folder holds images/img1.png ... and points/img1.json ... with the points of each class and "detection",
+all of them. A detection without a class point within 1 px counts as an object of unknown class. Split by
+image number: divisible by 5 test, by 4 (and not 5) validation, else training. 2 CPU cores: three minutes.
+Measured on the test images: F1 within 3 um 0.65 at p > 0.5; 0.74 with all labels at a tuned threshold
+(docs/results.md).
+"""
 
 from sparseshot_jax.config import ExperimentConfig, MeasureSpec, PredictSpec, TrainSpec
 from sparseshot_jax.data.labels import LabelSpec
@@ -7,6 +16,7 @@ from sparseshot_jax.data.tiles import TileSpec
 from sparseshot_jax.losses import FocalExclusive
 from sparseshot_jax.models import YolloSpec
 from sparseshot_jax.models.decode import DecodeSpec
+from sparseshot_jax.training.augment import AugmentSpec
 
 
 def get_config() -> ExperimentConfig:
@@ -23,11 +33,12 @@ def get_config() -> ExperimentConfig:
         labels=LabelSpec(
             classes=("epithelial", "fibroblast", "inflammatory", "others"),
             unknown_class=("detection",),
-            point_radius_um=3.0,
+            point_radius_um=2.5,
         ),
         tiles=TileSpec(tile_px=128, mpp=0.5, annotated_share=0.0, min_tissue=0.0),
-        model=YolloSpec(width=16, depth=3, stride=4),
+        model=YolloSpec(width=20, depth=3, stride=4, box_weight=10.0),
         loss=FocalExclusive(share=0.3, share_factor=0.25),
+        augment=AugmentSpec(stain=0.35, brightness=0.15, contrast=0.25),
         train=TrainSpec(steps=800, batch_size=8, ema_decay=0.98),
         predict=PredictSpec(decode=DecodeSpec(by="distance", distance_um=3.0), geometry="point"),
         measure=MeasureSpec(exclusive_class="inflammatory"),

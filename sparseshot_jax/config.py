@@ -80,7 +80,7 @@ class PredictSpec:
     instances: bool = False  # segmentation: part cells that touch
     largest_um: float = 25.0  # with instances: diameter of the largest object, micrometres, > 0
     split: SplitSpec = SplitSpec()  # with instances: when one area is several objects
-    decode: DecodeSpec = DecodeSpec(iou=0.3)  # detection: which candidates are one object
+    decode: DecodeSpec = DecodeSpec()  # detection: which candidates are one object
     geometry: str = "box"  # detection: of the objects, box or point
 
     def __post_init__(self) -> None:
@@ -141,13 +141,14 @@ class ExperimentConfig:
         for name, value in _flat(to_json(self)):
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"{name} must be a finite number; got {value}.")
-        if self.tiles.tile_px % self.model.multiple:
-            lower = self.tiles.tile_px // self.model.multiple * self.model.multiple
-            options = [n for n in (lower, lower + self.model.multiple) if n]
-            raise InputError(
-                f"tiles.tile_px must be divisible by {self.model.multiple}, which the model asks "
-                f"for; got {self.tiles.tile_px}. Try {' or '.join(map(str, options))}."
-            )
+        multiple = self.model.multiple
+        for name, side in (("tiles.tile_px", self.tiles.tile_px), ("predict.core_px", self.predict.core_px)):
+            if side % multiple:
+                options = [n for n in (side // multiple * multiple, -(-side // multiple) * multiple) if n]
+                raise InputError(
+                    f"{name} must be divisible by {multiple}, which the model asks for; got {side}. Try "
+                    f"{' or '.join(map(str, options))}."
+                )
         wanted = self.measure.exclusive_class
         if wanted and wanted not in self.labels.names:
             raise InputError(

@@ -1,6 +1,5 @@
 """What a report shows of runs: crops with labels and predictions, config, versions, notes."""
 
-import dataclasses
 import importlib.metadata
 import sys
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.cases import Case, Splits, truth_instances, whole_window
 from sparseshot_jax.data.labels import TargetMaps, draw_targets, wanted
 from sparseshot_jax.data.tile_objects import object_boxes_px
-from sparseshot_jax.evaluate import foreground_of
+from sparseshot_jax.evaluate import foreground_of, with_halo
 from sparseshot_jax.report import DetectionPanel, Panel, Predicted
 from sparseshot_jax.run import Run
 from sparseshot_jax.types import Window
@@ -34,8 +33,9 @@ NO_DENSE_OBJECTS = (
     "marks."
 )
 POINT_TRUTH = (
-    "The true objects are points: their boxes are squares of the radius in the config, so that what is "
-    "measured by IoU says how well these squares are met, and nothing of the objects' extent."
+    "The true objects are points, all or most of them: their boxes are squares of the radius in the config. "
+    "What is measured by IoU says how well these squares are met, and nothing of the objects' extent; where "
+    "all are points it is left out."
 )
 
 
@@ -121,28 +121,22 @@ def _crop(case: Case, mpp: float) -> Window:
     return Window(x_px=float(x), y_px=float(y), width=side, height=side, scale=whole.scale)
 
 
-def _with_halo(run: Run, window: Window) -> tuple[Window, int]:
-    """The window that the model has to see, and how many pixels it reaches beyond the one given."""
-    multiple = run.config.model.multiple
-    halo = -(-run.config.model.receptive_radius_px // multiple) * multiple
-    side = -(-window.width // multiple) * multiple + 2 * halo
-    reach = halo * window.scale
-    wide = dataclasses.replace(
-        window, x_px=window.x_px - reach, y_px=window.y_px - reach, width=side, height=side
-    )
-    return wide, halo
+def _seen(run: Run, window: Window) -> tuple[Window, int]:
+    """The window that the model has to be shown for one, and how many pixels it begins before that."""
+    model = run.config.model
+    return with_halo(window, multiple=model.multiple, halo_px=model.receptive_radius_px)
 
 
 def _p(run: Run, case: Case, window: Window) -> np.ndarray:
     """p of foreground in a window, computed with the halo that the model needs."""
-    wide, halo = _with_halo(run, window)
+    wide, halo = _seen(run, window)
     p = foreground_of(np.asarray(run.probability(case.slide.read(wide)[None])))[0]
     return p[halo : halo + window.height, halo : halo + window.width]
 
 
 def _found(run: Run, case: Case, window: Window, margin: float) -> Predicted:
     """Objects centred in a window and its margin, computed with the halo that the model needs."""
-    wide, halo = _with_halo(run, window)
+    wide, halo = _seen(run, window)
     found = run.detect(case.slide.read(wide)[None])
     boxes, score, valid = (np.asarray(v)[0] for v in (found.boxes_yxyx_px, found.score, found.valid))
     boxes = boxes - halo

@@ -93,7 +93,7 @@ def programs(shape: Form) -> Programs:
 
 @functools.cache
 def detector(shape: Form, decode: DecodeSpec) -> Callable[..., Detections]:
-    """Jitted (variables, images, limits) -> `Detections`; `limits` of `detection_limits` are traced."""
+    """Jitted (variables, images, limits) -> `Detections`; `limits` (`DecodeSpec.limits`) are traced."""
     eval_step = programs(shape).eval_step
     stride = shape.model.multiple
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8
 
 from sparseshot_jax import find, metrics
-from sparseshot_jax.config import ExperimentConfig, load_config
+from sparseshot_jax.config import ExperimentConfig, load_config, to_json
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.cases import Case, Splits
 from sparseshot_jax.data.slides.slide import Slide, open_slide
@@ -52,6 +52,10 @@ class Run:
         """Whether the model gives boxes, and not a class for each pixel."""
         return self.config.model.task == "detection"
 
+    @property
+    def _floor(self) -> float:
+        return min(FLOOR, self.config.predict.threshold)
+
     def infer(self, images: UInt8[np.ndarray, "b h w 3"]) -> Any:
         """What the model says of RGB images whose sides it can take, as its task has it.
 
@@ -67,7 +71,7 @@ class Run:
     def detect(self, images: UInt8[np.ndarray, "b h w 3"]) -> Detections:
         """A detector's objects in RGB images whose sides it can take, down to a score of `FLOOR`."""
         spec = self.config.predict.decode
-        limits = spec.limits(mpp=self.config.tiles.mpp) | {"threshold": FLOOR}
+        limits = spec.limits(mpp=self.config.tiles.mpp) | {"threshold": self._floor}
         return detector(form_of(self.config), without_traced(spec))(self.variables, images, limits)
 
     def probability_map(self, case: Case) -> Float32[np.ndarray, "h w"]:
@@ -129,7 +133,7 @@ class Run:
         Of a detector down to a score of `FLOOR`; of a segmentation at the config's threshold, with the
         mean p as score.
         """
-        threshold = FLOOR if self.detects else self.config.predict.threshold
+        threshold = self._floor if self.detects else self.config.predict.threshold
         parts = find.objects(self.config, self.infer, case.slide, case.mpp, threshold=threshold)
         found = find.joined(self.config, parts)
         if isinstance(found, DetectionPart):
@@ -176,6 +180,7 @@ class Run:
                 cases,
                 tiles=self.config.tiles,
                 multiple=self.config.model.multiple,
+                halo_px=self.config.model.receptive_radius_px,
                 distance_um=self.config.measure.distance_um,
                 threshold=self.config.predict.threshold,
             )
@@ -188,11 +193,11 @@ class Run:
         )
 
     def evaluation_of(self, splits: Splits) -> dict[str, Any]:
-        """evaluation.json, measured first where it is missing or of another step."""
+        """evaluation.json, measured first where it is missing, of another step or of other options."""
         path = self.folder / "evaluation.json"
         if path.is_file():
             result = json.loads(path.read_text())
-            if result.get("step") == self.step:
+            if result.get("step") == self.step and result.get("options") == self._options():
                 return result
         return self.evaluate(splits)
 
@@ -216,7 +221,7 @@ class Run:
         """
         splits = splits or self.splits()
         dense, sparse = by_truth(splits.validation)
-        result: dict[str, Any] = {"step": self.step}
+        result: dict[str, Any] = {"step": self.step, "options": self._options()}
         if dense and threshold_carried is None:
             threshold_carried = self.choose_threshold(dense)
         if sparse:
@@ -227,6 +232,11 @@ class Run:
             result |= self.measure(scored, threshold_carried=threshold_carried, **about)
         write_json(self.folder / "evaluation.json", result)
         return result
+
+    def _options(self) -> dict[str, Any]:
+        """All of the config that may change after training and decides a score, as JSON reads it back."""
+        config = to_json(self.config)
+        return json.loads(json.dumps({name: config[name] for name in ("predict", "measure")}))
 
     def measure(
         self, cases: Sequence[Case], *, threshold_carried: float | None, **about: Any

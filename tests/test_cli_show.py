@@ -55,5 +55,19 @@ def test_an_evaluation_of_detections_fits_a_terminal(detections, capsys, monkeyp
     said = capsys.readouterr().out
     for word in ("F1 within 3 µm", "any class", "Exclusive recall", "AP at IoU", "Separate objects"):
         assert word in said
+    after = " ".join(said.split("Separate objects")[1].split())
+    assert "Objects are those at predict.threshold" in after
     assert "…" not in said
     assert max(map(len, said.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("classes", [1, 4])
+def test_of_points_the_terminal_shows_nothing_by_iou(detections, capsys, monkeypatch, known, classes):
+    monkeypatch.setattr(show, "CONSOLE", Console(width=80, highlight=False))
+    monkeypatch.setattr(show, "say", print)
+    names = detections["class_names"][:classes]
+    show.show_evaluation(detections | {"extents_known": known, "class_names": names})
+    said = " ".join(capsys.readouterr().out.split())  # wherever the lines break
+    assert ("at IoU" in said) == known
+    assert ("All true objects are points" in said) != known

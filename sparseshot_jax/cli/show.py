@@ -8,23 +8,24 @@ from rich.table import Table
 from sparseshot_jax.console import CONSOLE, say
 
 
-def show_evaluation(result: dict[str, Any]) -> None:
-    """The numbers of an evaluation as a table."""
-    from sparseshot_jax.report import class_count_table, class_table, results_table
+def show_evaluation(result: dict[str, Any], *, remark: str = "") -> None:
+    """The numbers of an evaluation as a table; `remark` begins its caption."""
+    from sparseshot_jax.report import PARTED, class_count_table, class_table, extents_known, results_table
 
     if "operating_points" in result:
-        CONSOLE.print(results_table(result).terminal())  # pyright: ignore[reportArgumentType]
+        CONSOLE.print(results_table(result, remark=remark).terminal())  # pyright: ignore[reportArgumentType]
     if len(result.get("class_names", ())) > 1:
         for table in (class_table, class_count_table):
             CONSOLE.print(table(result).terminal())  # pyright: ignore[reportArgumentType]
     elif result.get("ap_distance") is not None:
+        by_iou = f", {result['ap_iou']:.3f} at IoU {result['iou']:g}" if extents_known(result) else ""
         say(
-            f"average precision {result['ap_distance']:.3f} within {result['distance_um']:g} µm, "
-            f"{result['ap_iou']:.3f} at IoU {result['iou']:g}; no limit on detections."
+            f"average precision {result['ap_distance']:.3f} within {result['distance_um']:g} µm{by_iou}; "
+            "no limit on detections."
         )
     if "objects" in result:
         say("Separate objects:")
-        show_evaluation(result["objects"])
+        show_evaluation(result["objects"], remark=PARTED)
     if "held_out" in result:
         say(held_out_words(result["held_out"]))
 

@@ -18,7 +18,7 @@ from sparseshot_jax.evaluate.segmentation import (
     pixel_counts,
 )
 from sparseshot_jax.evaluate.sparse_detection import measure_sparse_detections, objects_of
-from sparseshot_jax.evaluate.windows import by_truth
+from sparseshot_jax.evaluate.windows import by_truth, with_halo
 
 __all__ = [
     "Detect",
@@ -37,4 +37,5 @@ __all__ = [
     "objects_of",
     "pixel_counts",
     "true_objects",
+    "with_halo",
 ]

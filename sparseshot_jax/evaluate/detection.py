@@ -64,6 +64,7 @@ def measure_detections(
         threshold_carried=threshold_carried,
         seed=seed,
         exclusive_class=exclusive_class,
+        extents_known=_extents_known(cases),
     )
 
 
@@ -150,6 +151,12 @@ def ignored_at(
     return shapely.intersects_xy(area_of(discs(regions, spec, mpp=mpp)), xy_px)
 
 
+def _extents_known(cases: Sequence[Case]) -> bool:
+    """Whether any true object is more than a point, so that overlap with it means something."""
+    truths = [case.truth.take(wanted(case.truth, case.labels)) for case in cases if case.truth is not None]
+    return not any(map(len, truths)) or any(not truth.is_point.all() for truth in truths)
+
+
 def _both(
     find: FindObjects, cases: Sequence[Case], on_case: Callable[[str], None]
 ) -> tuple[list[metrics.ImageObjects], list[metrics.ImageObjects]]:
@@ -164,6 +171,5 @@ def _both(
 
 def _counted(objects: metrics.ImageObjects, case: Case) -> metrics.ImageObjects:
     assert case.truth is not None
-    objects = objects.counted()
     xy_px = np.asarray(objects.xy_um, np.float64) / case.mpp
     return objects.take(~ignored_at(xy_px, case.truth, case.labels, mpp=case.mpp))

@@ -1,10 +1,11 @@
 """Detections against sparse marks: the recall on held-out objects, beside how much is predicted."""
 
-import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from sparseshot_jax import metrics
 from sparseshot_jax.data.annotations import Annotations
@@ -12,8 +13,10 @@ from sparseshot_jax.data.cases import Case, whole_window
 from sparseshot_jax.data.labels import TargetMaps, wanted
 from sparseshot_jax.data.tiles import TileSpec
 from sparseshot_jax.evaluate.detection import Detect
-from sparseshot_jax.evaluate.windows import OBJECTS, evenly, tissue_windows, window_round
+from sparseshot_jax.evaluate.windows import OBJECTS, evenly, tissue_windows, window_round, with_halo
 from sparseshot_jax.types import Detections, Ground, Window
+
+Found = Callable[[Case, Window], metrics.ImageObjects]  # predictions centred in a window
 
 
 def measure_sparse_detections(
@@ -22,6 +25,7 @@ def measure_sparse_detections(
     *,
     tiles: TileSpec,
     multiple: int,
+    halo_px: int = 0,
     distance_um: float = 3.0,
     threshold: float = 0.5,
 ) -> dict[str, Any]:
@@ -29,14 +33,17 @@ def measure_sparse_detections(
 
     A held-out object counts as found when it has a prediction of its own: all known objects of its
     surroundings are matched one to one. The density is that of predictions in tiles of the tissue
-    grid, ignored regions left out. A high recall at a plausible density is good; neither alone says
+    grid, ignored regions left out, each tile seen with its surroundings as in a prediction of the whole
+    slide. A high recall at a plausible density is good; neither alone says
     anything. Precision and F1 need dense truth.
 
     Args:
         detect: images [b, h, w, 3] -> `Detections`, down to a floor below `threshold`.
         cases: with `held_out` objects.
         tiles: resolution and size of the windows.
-        multiple: the model's; window sides are divisible by it.
+        multiple: the model's; the sides of what it is shown are divisible by it.
+        halo_px: how far the model sees beyond a pixel. Without it the borders of windows, where it then
+            sees no neighbours, change the density.
         distance_um: a pair may match up to this distance of centres.
         threshold: of the score.
 
@@ -47,14 +54,15 @@ def measure_sparse_detections(
     found = total = predicted = 0
     area_mm2 = 0.0
     side = -(-tiles.tile_px // multiple) * multiple
+    find = functools.partial(_found, detect, multiple=multiple, halo_px=halo_px, threshold=threshold)
     for case, windows in zip(cases, tissue_windows(cases, tiles)):
         if case.held_out is not None and wanted(case.held_out, case.labels).any():
-            hits = _recalled(detect, case, tiles.mpp, side, threshold, distance_um)
+            hits = _recalled(find, case, tiles.mpp, side, distance_um)
             found, total = found + int(hits.sum()), total + len(hits)
         given = TargetMaps(case.given, case.labels, mpp=case.mpp)
         for window in windows:
             counted = _counted_pixels(case, given, window)
-            predicted += _predicted(detect, case, window, side, counted, threshold)
+            predicted += _predicted(find, case, window, counted)
             area_mm2 += int(counted.sum()) * (window.scale * case.mpp / 1000.0) ** 2
     return {
         "held_out": total,
@@ -94,15 +102,24 @@ def objects_of(detections: Detections, window: Window, *, mpp: float) -> list[me
     return found
 
 
-def _found(detect: Detect, case: Case, window: Window, threshold: float) -> metrics.ImageObjects:
-    detections = detect(case.slide.read(window)[None])
-    (objects,) = objects_of(detections, window, mpp=case.mpp)
-    return objects.take(objects.score > threshold)
+def _found(
+    detect: Detect, case: Case, window: Window, *, multiple: int, halo_px: int, threshold: float
+) -> metrics.ImageObjects:
+    """Predictions above the threshold that are centred in the window, which is seen with its halo."""
+    wide, _ = with_halo(window, multiple=multiple, halo_px=halo_px)
+    (objects,) = objects_of(detect(case.slide.read(wide)[None]), wide, mpp=case.mpp)
+    xy = _window_pixels(objects, case, window)
+    inside = ((xy >= 0) & (xy < [window.width, window.height])).all(axis=-1)
+    return objects.take(inside & (objects.score > threshold))
 
 
-def _recalled(
-    detect: Detect, case: Case, mpp: float, side: int, threshold: float, distance_um: float
-) -> np.ndarray:
+def _window_pixels(objects: metrics.ImageObjects, case: Case, window: Window) -> Float64[np.ndarray, "n 2"]:
+    """Centres x, y in pixels of the window."""
+    level0_px = np.asarray(objects.xy_um, np.float64) / case.mpp
+    return (level0_px - np.array([window.x_px, window.y_px])) / window.scale
+
+
+def _recalled(find: Found, case: Case, mpp: float, side: int, distance_um: float) -> np.ndarray:
     """For each of the held-out objects looked at, whether it is found."""
     assert case.held_out is not None
     held_out = case.held_out.take(wanted(case.held_out, case.labels))
@@ -113,7 +130,7 @@ def _recalled(
     hits = []
     for k in evenly(len(held_out), OBJECTS):
         window = window_round(known.centroids_px[k], side=side, scale=scale)
-        found = _found(detect, case, window, threshold)
+        found = find(case, window)
         near = known.touching(window)
         pairs = metrics.match_points(known.centroids_px[near] * case.mpp, found.xy_um, gate=distance_um)
         hits.append(bool((near[pairs.truth] == k).any()))
@@ -129,13 +146,7 @@ def _counted_pixels(case: Case, given: TargetMaps, window: Window) -> np.ndarray
     return inside & (ground != Ground.IGNORED)
 
 
-def _predicted(
-    detect: Detect, case: Case, window: Window, side: int, counted: np.ndarray, threshold: float
-) -> int:
-    """Predictions above the threshold whose centre lies in a counted pixel of the window."""
-    wide = dataclasses.replace(window, width=side, height=side)
-    found = _found(detect, case, wide, threshold)
-    level0_px = np.asarray(found.xy_um, np.float64) / case.mpp
-    x, y = np.floor((level0_px - np.array([window.x_px, window.y_px])) / window.scale).astype(int).T
-    inside = (x >= 0) & (x < window.width) & (y >= 0) & (y < window.height)
-    return int(counted[y[inside], x[inside]].sum())
+def _predicted(find: Found, case: Case, window: Window, counted: np.ndarray) -> int:
+    """Predictions whose centre lies in a counted pixel of the window."""
+    x, y = _window_pixels(find(case, window), case, window).astype(int).T
+    return int(counted[y, x].sum())

@@ -1,5 +1,6 @@
 """Where a measure on sparse marks looks: tissue spread over a slide, and the surroundings of objects."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,6 +40,33 @@ def tissue_windows(cases: Sequence[Case], tiles: TileSpec) -> list[list[Window]]
         cells = cells[evenly(len(cells), TILES)]
         chosen.append([grid.central_window(int(row), int(column)) for _, row, column in cells])
     return chosen
+
+
+def with_halo(window: Window, *, multiple: int, halo_px: int) -> tuple[Window, int]:
+    """The window that a model has to be shown so that it sees the surroundings of all of one.
+
+    Args:
+        window: in which the answer is wanted.
+        multiple: the model's; sides and halo are rounded up to it.
+        halo_px: how far the model sees beyond a pixel, output pixels.
+
+    Returns:
+        The wider window, and how many output pixels it begins before the one given, in x and in y.
+
+    >>> window = Window(x_px=0.0, y_px=80.0, width=30, height=20, scale=2.0)
+    >>> wide, halo = with_halo(window, multiple=16, halo_px=9)
+    >>> halo, wide.x_px, wide.y_px, wide.width, wide.height
+    (16, -32.0, 48.0, 64, 64)
+    """
+    halo, width, height = (-(-side // multiple) * multiple for side in (halo_px, window.width, window.height))
+    wide = dataclasses.replace(
+        window,
+        x_px=window.x_px - halo * window.scale,
+        y_px=window.y_px - halo * window.scale,
+        width=width + 2 * halo,
+        height=height + 2 * halo,
+    )
+    return wide, halo
 
 
 def window_round(centre_px: Float[np.ndarray, "2"], *, side: int, scale: float) -> Window:

@@ -18,8 +18,8 @@ from sparseshot_jax.metrics.matching import Pairs, box_pairs, join_pairs, one_to
 class ImageObjects:
     """True or predicted objects of one image, in micrometres from its upper left corner.
 
-    Where only points are known, boxes may be squares round them; what is measured by IoU then says
-    nothing, and the caller leaves it out.
+    Where only points are known, boxes may be squares round them. What is measured by IoU is measured all
+    the same, and then says how far apart centres are and nothing of extents: read it by distance.
 
     Raises:
         InputError: arrays of different lengths, values that are not finite, a box turned inside out.
@@ -29,10 +29,9 @@ class ImageObjects:
     boxes_um: Float[np.ndarray, "n 4"]  # x0, y0, x1, y1
     label: Integer[np.ndarray, " n"]  # class 1..C; 0 = a true object of unknown class
     score: Float[np.ndarray, " n"]  # p of an object, [0, 1]; ones for truth
-    ignored: Bool[np.ndarray, " n"] | None = None  # centre in an ignored region: counts nowhere
 
     def __post_init__(self) -> None:
-        lengths = {name: len(value) for name, value in vars(self).items() if value is not None}
+        lengths = {name: len(value) for name, value in vars(self).items()}
         if len(set(lengths.values())) > 1:
             raise InputError(f"Every array must hold one row an object; got {lengths}.")
         for name in ("xy_um", "boxes_um", "score"):
@@ -49,24 +48,14 @@ class ImageObjects:
     def __len__(self) -> int:
         return len(self.label)
 
-    def counted(self) -> "ImageObjects":
-        """Without the ignored ones."""
-        return self if self.ignored is None else self.take(~self.ignored)
-
     def take(self, chosen: Bool[np.ndarray, " n"] | Int64[np.ndarray, " m"]) -> "ImageObjects":
         """The chosen objects, by a mask or by indices."""
-        return ImageObjects(
-            xy_um=self.xy_um[chosen],
-            boxes_um=self.boxes_um[chosen],
-            label=self.label[chosen],
-            score=self.score[chosen],
-            ignored=None if self.ignored is None else self.ignored[chosen],
-        )
+        return ImageObjects(**{name: value[chosen] for name, value in vars(self).items()})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ObjectPool:
-    """The counted objects of all images, and the pairs that may match by either gate."""
+    """The objects of all images, and the pairs that may match by either gate."""
 
     images: int
     truth_image: Int64[np.ndarray, " m"]  # number of the image
@@ -159,7 +148,7 @@ class ObjectPool:
 def pool_objects(
     truths: Sequence[ImageObjects], predictions: Sequence[ImageObjects], *, distance_um: float, iou: float
 ) -> ObjectPool:
-    """The objects of all images that are not ignored, with their candidate pairs.
+    """The objects of all images, with their candidate pairs.
 
     Raises:
         InputError: no image, lists of different lengths, a gate out of range.
@@ -169,7 +158,6 @@ def pool_objects(
             f"Detections are measured on at least one image, truth and predictions of each; got "
             f"{len(truths)} of truth and {len(predictions)} of predictions."
         )
-    truths, predictions = [t.counted() for t in truths], [p.counted() for p in predictions]
     sizes = [(len(t), len(p)) for t, p in zip(truths, predictions)]
     by_distance = [point_pairs(t.xy_um, p.xy_um, gate=distance_um) for t, p in zip(truths, predictions)]
     by_iou = [box_pairs(t.boxes_um, p.boxes_um, iou=iou) for t, p in zip(truths, predictions)]

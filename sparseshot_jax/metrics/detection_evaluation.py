@@ -39,7 +39,12 @@ class ExclusivePoint(TypedDict):
 
 
 class DetectionPoint(TypedDict):
-    """The measures at one threshold; of objects of any class unless it says otherwise."""
+    """The measures at one threshold; of objects of any class unless it says otherwise.
+
+    Thresholds that are chosen, "carried_over" and "oracle", are the best for F1 by distance, and those by
+    IoU are taken at the same: the oracle is an upper bound of `f1_distance` alone, and another threshold
+    may have a higher `f1_iou`.
+    """
 
     threshold: float  # predictions with score > threshold
     source: str  # a value of summary.SOURCES
@@ -85,6 +90,9 @@ class DetectionEvaluation(TypedDict):
     exclusive_class: str | None
     distance_um: float  # gate on the distance of centres
     iou: float  # gate on the overlap of boxes
+    # False: every true object is a point, its box a square of a set radius, and what is measured by IoU
+    # says nothing of extents. Files without it are read as True.
+    extents_known: NotRequired[bool]
     operating_points: dict[str, DetectionPoint]  # fixed, carried_over (where validated), oracle
     # "threshold" (0.01 .. 0.99) and pooled f1_, precision_, recall_ by distance and by iou.
     curve: dict[str, list[float]]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.metrics.average_precision import average_precision
@@ -23,6 +23,7 @@ from sparseshot_jax.metrics.detection_evaluation import (
     DetectionPoint,
     ExclusivePoint,
 )
+from sparseshot_jax.metrics.matching import Pairs, join_pairs, one_to_one, point_pairs
 from sparseshot_jax.metrics.overlap import dice_of, nearest_to_half
 from sparseshot_jax.metrics.summary import SOURCES, check_same_images, measured_over_images
 
@@ -42,6 +43,7 @@ def summarise_detections(
     seed: int,
     level: float = 0.95,
     exclusive_class: str | None = None,
+    extents_known: bool = True,
 ) -> DetectionEvaluation:
     """The evaluation of one split.
 
@@ -59,6 +61,8 @@ def summarise_detections(
         seed: of the bootstrap.
         level: of the intervals.
         exclusive_class: the class whose exclusive recall is kept by image for `detection_difference`.
+        extents_known: False where every true box is a mere square round a point; recorded, so that whoever
+            shows the evaluation leaves out what is measured by IoU.
 
     Raises:
         InputError: no image, lists of different lengths, a label beyond the classes, a prediction
@@ -66,7 +70,8 @@ def summarise_detections(
     """
     pool = pool_objects(truths, predictions, distance_um=distance_um, iou=iou)
     _check(pool, names, class_names, threshold_carried, exclusive_class)
-    curve = {gate: _curve(pool, gate) for gate in GATES}
+    true = len(pool.truth_label)
+    curve = {gate: _curve(pool.candidates[gate], true, pool.score) for gate in GATES}
     carried = {} if threshold_carried is None else {"carried_over": threshold_carried}
     oracle = nearest_to_half(THRESHOLDS, dice_of(curve["distance"]))
     exclusive = class_names.index(exclusive_class) + 1 if exclusive_class is not None else None
@@ -89,6 +94,7 @@ def summarise_detections(
         "exclusive_class": exclusive_class,
         "distance_um": distance_um,
         "iou": iou,
+        "extents_known": extents_known,
         "operating_points": points,
         "curve": {
             "threshold": THRESHOLDS.tolist(),
@@ -112,9 +118,20 @@ def best_detection_threshold(
 
     Found on validation images it may be carried over to others; found on the images that are scored
     it is an oracle and has to be named so.
+
+    Raises:
+        InputError: no image, lists of different lengths, `distance_um` is not above 0.
     """
-    pool = pool_objects(truths, predictions, distance_um=distance_um, iou=1.0)
-    return nearest_to_half(THRESHOLDS, dice_of(_curve(pool, "distance")))
+    if not len(truths) or len(truths) != len(predictions):
+        raise InputError(
+            f"A threshold is chosen on at least one image, truth and predictions of each; got "
+            f"{len(truths)} of truth and {len(predictions)} of predictions."
+        )
+    both = list(zip(truths, predictions))
+    pairs = [point_pairs(t.xy_um, p.xy_um, gate=distance_um) for t, p in both]
+    joined = join_pairs(pairs, [(len(t), len(p)) for t, p in both])
+    score = np.concatenate([p.score for p in predictions])
+    return nearest_to_half(THRESHOLDS, dice_of(_curve(joined, sum(map(len, truths)), score)))
 
 
 def detection_difference(
@@ -162,18 +179,25 @@ def detection_difference(
     return paired_difference(rows[0], rows[1], function if pooled else None, seed=seed, level=level)
 
 
-def _curve(pool: ObjectPool, gate: str) -> Int64[np.ndarray, "t 3"]:
-    """TP, FP, FN of all images at every threshold, matched anew at each."""
-    rows, last = [], None
+def _curve(candidates: Pairs, true: int, score: Float[np.ndarray, " n"]) -> Int64[np.ndarray, "t 3"]:
+    """TP, FP, FN of all images at every threshold, matched anew at each.
+
+    Args:
+        candidates: pairs that may match, of all images.
+        true: number of true objects.
+        score: of all predictions.
+    """
+    rows, last, hits = [], -1, 0
     for threshold in THRESHOLDS:
-        above = pool.above(threshold)
+        above = score.astype(np.float32) > np.float32(threshold)  # as `ObjectPool.above`
+        said = int(above.sum())
         # A higher threshold keeps a subset: as many predictions are the same predictions.
-        if last is None or above.sum() != last:
-            rows.append(pool.confusion(gate, above).sum(0))
-            last = above.sum()
-        else:
-            rows.append(rows[-1])
-    return np.stack(rows)
+        if said != last:
+            left = candidates.take(above[candidates.predicted])
+            hits = len(one_to_one(left.truth, left.predicted, left.gain))
+        rows.append((hits, said - hits, true - hits))
+        last = said
+    return np.array(rows, np.int64)
 
 
 def _rows(

@@ -11,6 +11,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from sparseshot_jax.types import Ground, Objects, Scalar, Targets
 
+_SURE = 2 / 3  # share of a cell's pixels
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,7 +21,7 @@ class Assignment:
 
     targets: Targets  # ground and class of each cell and anchor [b, h, w, a]; F = matched
     boxes_yxyx_px: Float[Array, "b h w a 4"]  # of the matched object, 0 elsewhere
-    background_weight: Float[Array, "b h w a"]  # of the terms off F: below 1 beside a centre ("centre" head)
+    background_weight: Float[Array, "b h w a"]  # of the terms on U: below 1 beside a centre ("centre" head)
     matched: Int[Array, "b"]  # objects that have a cell
     collisions: Int[Array, "b"]  # objects whose cell and anchor a nearer one took
 
@@ -38,9 +40,10 @@ def assign(
 
     F: the cell that holds an object's centre, at the anchor whose shape fits best; of two centres the
     nearest to the cell's middle wins, the other is counted. Ignored: cells on ignored ground, and
-    unmatched ones whose predicted box overlaps an annotated one by more than `ignore_iou`. Known
-    background and unannotated: as the ground at the cell's middle. An object whose centre lies outside
-    the tile, or on ignored ground, is matched to nothing.
+    unmatched ones whose predicted box overlaps an annotated one by more than `ignore_iou`. An object whose
+    centre lies outside the tile, or on ignored ground, is matched to nothing. A cell is ignored where most
+    of its pixels are; known background where more than two thirds are (or ignored); else unannotated: a
+    small object that was left unmarked in an exhaustive region must not turn into background.
 
     Args:
         objects: annotated boxes.
@@ -53,13 +56,14 @@ def assign(
         ignore_iou: [0, 1].
     """
     shape = predicted_yxyx_px.shape[:-1]
-    slot = jax.vmap(lambda boxes, present: _slots(boxes, present, anchors, shape[1:], stride))(
-        objects.boxes_yxyx_px, objects.present
+    inside = _inside(objects, ground)
+    slot = jax.vmap(lambda boxes, counts: _slots(boxes, counts, anchors, shape[1:], stride))(
+        objects.boxes_yxyx_px, inside
     )
-    won, inside = slot >= 0, _inside(objects, shape[1] * stride, shape[2] * stride)
+    won = slot >= 0
     scatter = jax.vmap(lambda where, values: _scattered(where, values, shape[1:]))
-    cells = jnp.repeat(ground[:, stride // 2 :: stride, stride // 2 :: stride, None], shape[-1], axis=-1)
-    matched = (scatter(slot, won.astype(jnp.uint8)) > 0) & (cells != Ground.IGNORED)
+    cells = jnp.repeat(_of_cells(ground, stride)[..., None], shape[-1], axis=-1)
+    matched = scatter(slot, won.astype(jnp.uint8)) > 0
     predicted = jax.lax.stop_gradient(predicted_yxyx_px)
     if heat:
         weight = (1.0 - _heat(objects, shape[1:3], stride)[..., None]) ** 4
@@ -71,8 +75,8 @@ def assign(
     return Assignment(
         targets=Targets(ground=cells, label=scatter(slot, objects.label).astype(jnp.int32)),
         boxes_yxyx_px=scatter(slot, objects.boxes_yxyx_px),
-        background_weight=jnp.where(matched, 1.0, weight),
-        matched=matched.sum(axis=(1, 2, 3), dtype=jnp.int32),
+        background_weight=jnp.where(cells == Ground.UNANNOTATED, weight, 1.0),
+        matched=won.sum(axis=1, dtype=jnp.int32),
         collisions=(inside & ~won).sum(axis=1, dtype=jnp.int32),
     )
 
@@ -98,10 +102,26 @@ def shared_and_union(
     return shared, areas[0] + areas[1] - shared
 
 
-def _inside(objects: Objects, height: int, width: int) -> Bool[Array, "b n"]:
-    centre = _centres(objects.boxes_yxyx_px)
-    size = jnp.array([height, width], jnp.float32)[None, None]
-    return objects.present & ((centre >= 0) & (centre < size)).all(axis=-1)
+def _of_cells(ground: UInt8[Array, "b h w"], stride: int) -> UInt8[Array, "b gh gw"]:
+    """The ground of each cell; where its pixels differ too much, nobody knows."""
+    b, h, w = ground.shape
+    pixels = ground.reshape(b, h // stride, stride, w // stride, stride)
+    background, ignored = (
+        jnp.mean(pixels == kind, axis=(2, 4), dtype=jnp.float32)
+        for kind in (Ground.BACKGROUND, Ground.IGNORED)
+    )
+    cells = jnp.where(background + ignored > _SURE, Ground.BACKGROUND, Ground.UNANNOTATED)
+    return jnp.where(ignored > 0.5, Ground.IGNORED, cells).astype(jnp.uint8)
+
+
+def _inside(objects: Objects, ground: UInt8[Array, "b h w"]) -> Bool[Array, "b n"]:
+    """Objects whose centre lies in the tile, and not on ignored ground."""
+    size = jnp.array(ground.shape[1:])[None, None]
+    centre = jnp.floor(_centres(objects.boxes_yxyx_px)).astype(jnp.int32)
+    inside = ((centre >= 0) & (centre < size)).all(axis=-1)
+    row, column = jnp.moveaxis(jnp.clip(centre, 0, size - 1), -1, 0)
+    at = jnp.take_along_axis(ground.reshape(len(ground), -1), row * ground.shape[2] + column, axis=1)
+    return objects.present & inside & (at != Ground.IGNORED)
 
 
 def _centres(boxes: Float[Array, "*b 4"]) -> Float[Array, "*b 2"]:
@@ -110,7 +130,7 @@ def _centres(boxes: Float[Array, "*b 4"]) -> Float[Array, "*b 2"]:
 
 def _slots(
     boxes: Float[Array, "n 4"],
-    present: Bool[Array, "n"],
+    inside: Bool[Array, "n"],
     anchors: Float[Array, "a 2"],
     shape: tuple[int, ...],
     stride: int,
@@ -120,7 +140,6 @@ def _slots(
     centre = _centres(boxes) / stride
     cell = jnp.floor(centre).astype(jnp.int32)
     row, column = cell[:, 0], cell[:, 1]
-    inside = present & (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
     size = (boxes[:, 2:] - boxes[:, :2])[:, None]
     shared = jnp.prod(jnp.minimum(size, anchors[None]), axis=-1)
     shape_iou = shared / (jnp.prod(size, axis=-1) + jnp.prod(anchors, axis=-1)[None] - shared + 1e-9)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.models.suppress import Status, soften, suppress
+from sparseshot_jax.models.suppress import soften, suppress
 from sparseshot_jax.models.suppress_cells import CellGrid
 from sparseshot_jax.types import CellOutput, Detections, Scalar
 
@@ -20,18 +20,18 @@ class DecodeSpec:
     """Which candidates become objects. See `suppress` for the rule."""
 
     by: str = "iou"  # two are too near: iou (boxes overlap) or distance (of centres)
-    iou: float = dataclasses.field(default=0.5, metadata={"traced": True})  # too near above this, [0, 1]
+    iou: float = dataclasses.field(default=0.3, metadata={"traced": True})  # too near above this, (0, 1)
     distance_um: float = dataclasses.field(default=3.0, metadata={"traced": True})  # too near below this, > 0
     class_aware: bool = False  # only objects of one class suppress one another
     soft_sigma: float = 0.0  # of Gaussian soft suppression (by iou alone), > 0, usually 0.5; 0: none
     peaks: bool = False  # candidates are cells with the highest score of the 3 x 3 round them, ties alike
-    max_objects: int = 5000  # an image; the best are kept, the others counted
+    max_objects: int = 5000  # of `detect`: an image's best are kept, the others counted; a slide has no limit
 
     def __post_init__(self) -> None:
         if self.by not in _RULES:
             raise InputError(f"by must be one of {', '.join(_RULES)}; got {self.by!r}.")
-        if not 0.0 <= self.iou <= 1.0:
-            raise InputError(f"iou must be between 0 and 1; got {self.iou}. Try 0.5.")
+        if not 0.0 < self.iou < 1.0:
+            raise InputError(f"iou must lie between 0 and 1, both excluded; got {self.iou}. Try 0.3.")
         if not 0.0 < self.distance_um < math.inf:
             raise InputError(f"distance_um must be above 0 micrometres; got {self.distance_um}. Try 3.0.")
         if not 0.0 <= self.soft_sigma < math.inf:
@@ -48,7 +48,7 @@ class DecodeSpec:
         """The numbers that `detect` takes as traced values, at this many micrometres a pixel of the input.
 
         >>> DecodeSpec(by="distance").limits(mpp=0.25)
-        {'iou': 0.5, 'distance_px': 12.0, 'soft_sigma': 0.0}
+        {'iou': 0.3, 'distance_px': 12.0, 'soft_sigma': 0.0}
         """
         if not 0.0 < mpp < math.inf:
             raise InputError(f"mpp must be above 0 micrometres a pixel; got {mpp}. Try 0.25.")
@@ -102,7 +102,7 @@ def detect(
         grid = CellGrid(height=height, width=width, anchors=anchors, stride_px=stride_px)
         limit = iou if spec.by == "iou" else distance_px
         rule = {"by": spec.by, "limit": limit, "class_aware": spec.class_aware, "grid": grid}
-        kept = suppress(boxes, score, class_ids, valid, **rule) == Status.KEPT
+        kept = suppress(boxes, score, class_ids, valid, **rule)
     return _best(boxes, score, classes, kept, count=spec.max_objects)
 
 

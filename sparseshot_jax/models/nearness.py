@@ -75,4 +75,3 @@ class Ranked:
     score: Float[Array, "b n"]  # -inf where not valid
     groups: Integer[Array, "b n"]  # only members of one suppress one another
     valid: Bool[Array, "b n"]
-    exposed: Bool[Array, "b n"]

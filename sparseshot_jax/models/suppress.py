@@ -4,11 +4,9 @@ Hard suppression drops them; soft suppression (Bodla et al. 2017, https://arxiv.
 their scores.
 """
 
-import enum
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Integer, UInt8
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.models.nearness import Nearness, Ranked, overlap
@@ -16,35 +14,22 @@ from sparseshot_jax.models.suppress_cells import CellGrid, by_cells
 from sparseshot_jax.types import Scalar
 
 
-class Status(enum.IntEnum):
-    """What became of a candidate."""
-
-    SUPPRESSED = 0  # a kept, better one is too near; or it was no candidate
-    KEPT = 1
-    UNDECIDED = 2  # hangs on candidates beyond the border of what is known
-
-
 def suppress(
     boxes_yxyx_px: Float[Array, "b n 4"],
     score: Float[Array, "b n"],
     class_ids: Integer[Array, "b n"],
     valid: Bool[Array, "b n"],
-    exposed: Bool[Array, "b n"] | None = None,
     *,
     by: str,
     limit: Scalar,
     class_aware: bool = False,
     grid: CellGrid | None = None,
-) -> UInt8[Array, "b n"]:
-    """`Status` of each candidate under greedy suppression by score (ties: the lower index goes first).
+) -> Bool[Array, "b n"]:
+    """Which candidates are kept by greedy suppression by score (ties: the lower index goes first).
 
     A candidate is suppressed if and only if a kept one of higher score is too near: by="iou", their IoU is
     above `limit`; by="distance", their centres are less than `limit` pixels apart. With `class_aware` only
     candidates of one class suppress one another. Boxes without area overlap nothing.
-
-    An `exposed` candidate may have unseen neighbours: nobody keeps it here, so that it ends suppressed (by
-    a kept, better one) or undecided, and what hangs on it is undecided too. Deciding the undecided ones
-    later, with the unseen neighbours, gives what suppression of everything at once would have given.
 
     Scores and boxes of valid candidates are finite. `grid` (static) makes it fast and changes no result.
 
@@ -54,7 +39,7 @@ def suppress(
     >>> boxes = jnp.array([[[0.0, 0, 10, 10], [0, 1, 10, 11], [30, 0, 40, 10]]])
     >>> of_one_class = (jnp.zeros((1, 3), jnp.int32), jnp.ones((1, 3), bool))
     >>> print(suppress(boxes, jnp.array([[0.8, 0.9, 0.7]]), *of_one_class, by="iou", limit=0.5))
-    [[0 1 1]]
+    [[False  True  True]]
     """
     rule = Nearness(by=by, limit=limit)
     if grid and grid.places != score.shape[1]:
@@ -63,20 +48,17 @@ def suppress(
             f"{grid.places}; got {score.shape[1]}. Give the grid of these candidates, or none."
         )
     if not score.size:
-        return jnp.zeros(score.shape, jnp.uint8)
+        return jnp.zeros(score.shape, bool)
     ranked = Ranked(
         rule=rule,
         fields=rule.fields(boxes_yxyx_px, valid),
         score=jnp.where(valid, score.astype(jnp.float32), -jnp.inf),
         groups=class_ids.astype(jnp.int32) if class_aware else jnp.zeros(score.shape, jnp.int32),
         valid=valid,
-        exposed=jnp.zeros_like(valid) if exposed is None else exposed,
     )
     if grid is None:
-        kept, undecided = one_by_one(ranked)
-    else:
-        kept, undecided = by_cells(ranked, boxes_yxyx_px, grid, otherwise=one_by_one)
-    return jnp.where(undecided, Status.UNDECIDED, kept).astype(jnp.uint8)
+        return one_by_one(ranked)
+    return by_cells(ranked, boxes_yxyx_px, grid, otherwise=one_by_one)
 
 
 def soften(
@@ -118,25 +100,21 @@ def soften(
     return jax.lax.while_loop(more, take, (start, jnp.zeros_like(start)))[1]
 
 
-def one_by_one(ranked: Ranked) -> tuple[Bool[Array, "b n"], Bool[Array, "b n"]]:
-    """Kept and undecided: take the best that is left, strike those near it, and again; a step each."""
+def one_by_one(ranked: Ranked) -> Bool[Array, "b n"]:
+    """Who is kept: take the best that is left, strike those near it, and again; a step each."""
 
-    def more(state: tuple[Array, Array, Array, Array]) -> Array:
+    def more(state: tuple[Array, Array]) -> Array:
         return jnp.any(state[0])
 
-    def take(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        left, doubtful, kept, undecided = state
+    def take(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        left, kept = state
         best, _ = _first_best(jnp.where(left, ranked.score, -jnp.inf))
         picked = (_places(left) == best) & left  # nobody, in an image that is done before the others
-        unsure = jnp.take_along_axis(doubtful, best, axis=1)
         hit = ranked.rule.near(ranked.fields, jnp.take_along_axis(ranked.fields, best[None], axis=2))
         hit &= ranked.groups == jnp.take_along_axis(ranked.groups, best, axis=1)
-        left = left & ~picked & (unsure | ~hit)
-        return left, doubtful | (hit & unsure), kept | (picked & ~unsure), undecided | (picked & unsure)
+        return left & ~picked & ~hit, kept | picked
 
-    nobody = jnp.zeros_like(ranked.valid)
-    start = (ranked.valid, ranked.exposed, nobody, nobody)
-    return jax.lax.while_loop(more, take, start)[2:]
+    return jax.lax.while_loop(more, take, (ranked.valid, jnp.zeros_like(ranked.valid)))[1]
 
 
 def _first_best(score: Float[Array, "b n"]) -> tuple[Int[Array, "b 1"], Float[Array, "b 1"]]:

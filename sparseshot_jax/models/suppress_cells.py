@@ -58,9 +58,9 @@ def by_cells(
     boxes_yxyx_px: Float[Array, "b n 4"],
     grid: CellGrid,
     *,
-    otherwise: Callable[[Ranked], tuple[Bool[Array, "b n"], Bool[Array, "b n"]]],
-) -> tuple[Bool[Array, "b n"], Bool[Array, "b n"]]:
-    """Kept and undecided; through `otherwise` where too many candidates reach too far."""
+    otherwise: Callable[[Ranked], Bool[Array, "b n"]],
+) -> Bool[Array, "b n"]:
+    """Who is kept; through `otherwise` where too many candidates reach too far."""
     reach, astray = _reach_cells(ranked, boxes_yxyx_px, grid)
     wild = ranked.valid & (astray > _ASTRAY)
     # Centres of candidates whose cells are k apart are at least k - margin apart.
@@ -88,20 +88,19 @@ def _reach_cells(
 
 def _settle(
     ranked: Ranked, far: Bool[Array, "b n"], radius: Int[Array, ""], grid: CellGrid
-) -> tuple[Bool[Array, "b n"], Bool[Array, "b n"]]:
-    """Rounds until nothing changes: at most as many as the longest chain of near candidates."""
+) -> Bool[Array, "b n"]:
+    """Rounds until nobody is left: at most as many as the longest chain of near candidates."""
     better = _better_near(ranked, radius, grid)
 
-    def settle(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        kept, left, _ = state
+    def settle(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        kept, left = state
         asked = jnp.stack([kept, left])
         met = grid.flat(_met_by_cells(better, grid.planes(asked), radius)) | _met_by_far(ranked, far, asked)
-        keep = left & ~met[0] & ~met[1] & ~ranked.exposed
-        still = left & ~met[0] & ~keep
-        return kept | keep, still, jnp.any(still != left)
+        keep = left & ~met[0] & ~met[1]
+        return kept | keep, left & ~met[0] & ~keep
 
-    start = (jnp.zeros_like(ranked.valid), ranked.valid, jnp.any(ranked.valid))
-    return jax.lax.while_loop(lambda state: state[2], settle, start)[:2]
+    start = (jnp.zeros_like(ranked.valid), ranked.valid)
+    return jax.lax.while_loop(lambda state: jnp.any(state[1]), settle, start)[0]
 
 
 def _better_near(ranked: Ranked, radius: Int[Array, ""], grid: CellGrid) -> UInt32[Array, "rows b a a h w"]:

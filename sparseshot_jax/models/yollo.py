@@ -62,7 +62,7 @@ class YolloSpec:
         if min(self.box_weight, self.class_weight) < 0.0 or not 0.0 <= self.ignore_iou <= 1.0:
             raise InputError(
                 f"box_weight and class_weight must be at least 0 and ignore_iou in [0, 1]; got "
-                f"{self.box_weight}, {self.class_weight} and {self.ignore_iou}. Try 1, 1 and 0.6."
+                f"{self.box_weight}, {self.class_weight} and {self.ignore_iou}. Try 3, 1 and 0.6."
             )
         if self.head == "centre" and self.anchors != 1:
             raise InputError(f"the head centre has one box a cell; got anchors={self.anchors}. Try 1.")
@@ -239,13 +239,19 @@ def anchors_for(sizes_px: Float64[np.ndarray, "n 2"], count: int) -> Float64[np.
     """Anchors for boxes of these heights and widths: the median, or `count` medians of their groups.
 
     Groups are quantiles of the area, then refined: each box goes to the anchor of highest IoU (both
-    centred), each anchor to the median of its boxes, until nothing moves.
+    centred), each anchor to the median of its boxes, until nothing moves. Boxes without area do not count.
 
     Raises:
-        InputError: fewer boxes than anchors.
+        InputError: fewer sizes than anchors.
     """
-    if len(sizes_px) < count:
-        raise InputError(f"{count} anchors need as many annotated objects; got {len(sizes_px)}. Mark more.")
+    sizes_px = sizes_px[sizes_px.prod(axis=1) > 0]
+    different = len(np.unique(sizes_px, axis=0))
+    if different < count:
+        raise InputError(
+            f"model.anchors is {count}, and the marked objects have {different} different sizes. Mark "
+            "objects in the training images, check labels.classes, or lower model.anchors: points have one "
+            "size."
+        )
     order = np.argsort(sizes_px.prod(axis=1), kind="stable")
     groups = np.empty(len(order), int)
     groups[order] = np.arange(len(order)) * count // len(order)

@@ -6,17 +6,26 @@ may still meet tiles to come waits.
 """
 
 import dataclasses
+import enum
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 from scipy.spatial import KDTree
 
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.models.suppress import Status
+from sparseshot_jax.metrics.matching import box_iou
 from sparseshot_jax.predict.candidates import Candidates
 
 RULES = ("iou", "distance")
 _SLACK = 1e-6  # of a reach, so that no pair is lost to rounding; pairs are then tested exactly
+
+
+class Status(enum.IntEnum):
+    """What became of a candidate."""
+
+    SUPPRESSED = 0  # one that is kept, a better one, is too near
+    KEPT = 1
+    UNDECIDED = 2  # hangs on candidates of tiles to come
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +67,7 @@ class Suppression:
         else:
             near = self._near_boxes(candidates)
             boxes = candidates.boxes_xyxy_px
-            near = near[iou(boxes[near[:, 0]], boxes[near[:, 1]]) > self.iou]
+            near = near[box_iou(boxes[near[:, 0]], boxes[near[:, 1]]) > self.iou]
         if self.class_aware:
             best = candidates.class_p.argmax(axis=1)
             near = near[best[near[:, 0]] == best[near[:, 1]]]
@@ -94,18 +103,6 @@ class Suppression:
                 found.append(np.stack([others[near["i"]], members[near["j"]]], axis=1))
             smaller = number, members, tree, radius
         return np.concatenate(found).astype(np.int64)
-
-
-def iou(a: Float64[np.ndarray, "n 4"], b: Float64[np.ndarray, "n 4"]) -> Float64[np.ndarray, "n"]:
-    """Shared area over joint area of boxes x0, y0, x1, y1, pair by pair; 0 where both are empty.
-
-    >>> iou(np.array([[0.0, 0, 2, 2]]), np.array([[1.0, 0, 3, 2]])).round(3).tolist()
-    [0.333]
-    """
-    low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])
-    shared = np.maximum(high - low, 0.0).prod(axis=1)
-    joint = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1) - shared
-    return np.divide(shared, joint, out=np.zeros(len(a)), where=joint > 0.0)
 
 
 def decide(

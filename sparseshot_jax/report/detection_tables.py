@@ -1,11 +1,11 @@
 """What an evaluation of detections says class by class, as tables."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from sparseshot_jax.metrics import DetectionEvaluation, Interval
-from sparseshot_jax.report.tables import COLUMNS, Cell, Table, above
+from sparseshot_jax.report.tables import COLUMNS, Cell, Table, above, extents_known
 
 CONFUSION = (
     "In the chart a row is the class of a true object, a column the class of the prediction matched to it "
@@ -44,9 +44,10 @@ def class_count_table(evaluation: DetectionEvaluation) -> Table:
     rows = []
     for name in evaluation["class_names"]:
         one, average = values["per_class"][name], evaluation["ap_per_class"][name]
-        rows.append(_counts(name, one["truth"], one["predicted"], average["distance"], average["iou"]))
+        averages = [average[gate] for gate in _gates(evaluation)]
+        rows.append(_counts(name, one["truth"], one["predicted"], averages))
     true, predicted = np.sum([image["points"][point]["counts"] for image in evaluation["per_image"]], axis=0)
-    rows.append(_counts(ANY, true, predicted, evaluation["ap_distance"], evaluation["ap_iou"]))
+    rows.append(_counts(ANY, true, predicted, [evaluation[f"ap_{gate}"] for gate in _gates(evaluation)]))
     header = ("Class", "True", "Predicted", *_average_titles(evaluation))
     caption = f"Predicted: {above(values['threshold'])}. {AVERAGE}"
     return Table(header=[Cell(text=title) for title in header], rows=rows, caption=caption)
@@ -55,16 +56,11 @@ def class_count_table(evaluation: DetectionEvaluation) -> Table:
 def precision_table(evaluations: Mapping[str, DetectionEvaluation]) -> Table:
     """Average precision and errors of counts of several methods, a row each."""
     first = next(iter(evaluations.values()))
-    header = (
-        "Method",
-        *_average_titles(first),
-        "Count error an image, p > 0.5",
-    )
+    header = ("Method", *_average_titles(first), "Count error an image, p > 0.5")
     rows = [
         [
             Cell(text=name),
-            _number(one["ap_distance"]),
-            _number(one["ap_iou"]),
+            *(_number(one[f"ap_{gate}"]) for gate in _gates(first)),
             _cell(one["operating_points"]["fixed"]["counts_mae"], 1),
         ]
         for name, one in evaluations.items()
@@ -81,24 +77,23 @@ def _ratios(name: str, measured: Mapping, exclusive: Mapping | None) -> list[Cel
 
 
 def _counts(
-    name: str,
-    true: int | np.integer,
-    predicted: int | np.integer,
-    by_distance: float | None,
-    by_iou: float | None,
+    name: str, true: int | np.integer, predicted: int | np.integer, averages: Sequence[float | None]
 ) -> list[Cell]:
     """A row of `class_count_table`."""
-    return [
-        Cell(text=name),
-        Cell(text=str(true)),
-        Cell(text=str(predicted)),
-        _number(by_distance),
-        _number(by_iou),
-    ]
+    return [Cell(text=name), Cell(text=str(true)), Cell(text=str(predicted)), *map(_number, averages)]
 
 
-def _average_titles(evaluation: DetectionEvaluation) -> tuple[str, str]:
-    return f"AP within {evaluation['distance_um']:g} µm", f"AP at IoU ≥ {evaluation['iou']:g}"
+def _gates(evaluation: DetectionEvaluation) -> tuple[str, ...]:
+    """The gates at which average precision means something."""
+    return ("distance", "iou") if extents_known(evaluation) else ("distance",)
+
+
+def _average_titles(evaluation: DetectionEvaluation) -> list[str]:
+    titles = {
+        "distance": f"AP within {evaluation['distance_um']:g} µm",
+        "iou": f"AP at IoU ≥ {evaluation['iou']:g}",
+    }
+    return [titles[gate] for gate in _gates(evaluation)]
 
 
 def _cell(interval: Interval, digits: int = 3) -> Cell:

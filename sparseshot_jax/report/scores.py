@@ -36,7 +36,8 @@ def _objects(evaluation: Mapping) -> str:
     """The objects that a segmentation was parted into, where they were scored as detections are."""
     if "objects" not in evaluation:
         return ""
-    return parts.section("Separate objects", tables.results_table(evaluation["objects"]).html())
+    table = tables.results_table(evaluation["objects"], remark=tables.PARTED)
+    return parts.section("Separate objects", table.html())
 
 
 def _charts(evaluations: Mapping[str, Evaluation]) -> str:

@@ -44,6 +44,12 @@ POINTS = {  # operating point -> how its threshold came about
     "oracle": "oracle",
 }
 ORACLE = " The oracle threshold is the best one on these very images: an upper bound, no result."
+BY_DISTANCE = (  # the same for objects
+    " Thresholds other than 0.5 are chosen by distance{too}; the oracle is the best one on these very "
+    "images: an upper bound of F1 by distance alone, no result."
+)
+POINTS_ONLY = " All true objects are points: IoU says nothing of their extent"
+PARTED = "Objects are those at predict.threshold; the threshold here is on their mean p."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,17 +119,31 @@ def common_task(evaluations: Mapping[str, Mapping]) -> str:
     return next(iter(tasks.values()))
 
 
-def results_table(evaluation: Evaluation | DetectionEvaluation) -> Table:
-    """Every measure of one evaluation, a row each, at every operating point."""
+def extents_known(evaluation: Mapping) -> bool:
+    """Whether what is measured by IoU means something: it does not where all true objects are points."""
+    return evaluation.get("extents_known", True)
+
+
+def results_table(evaluation: Evaluation | DetectionEvaluation, *, remark: str = "") -> Table:
+    """Every measure of one evaluation, a row each, at every operating point.
+
+    Args:
+        evaluation: of either task; of points, what is measured by IoU is left out.
+        remark: sentence that begins the caption.
+    """
     points: Mapping[str, Any] = evaluation["operating_points"]
     rows = []
     for measure in MEASURES[task_of(evaluation)]:
+        if measure.endswith("_iou") and not extents_known(evaluation):
+            continue
         values = [_value(evaluation, name, measure) for name in points]
         if any(value is not None for value in values):
             cells = [_interval_cell(value, digits=_digits(measure)) for value in values]
             rows.append([Cell(text=_title(evaluation, measure)), *cells])
     header = [Cell(text=above(p["threshold"]), detail=POINTS[name]) for name, p in points.items()]
-    return Table(header=[Cell(text=""), *header], rows=rows, caption=_caption(evaluation))
+    left_out = "" if extents_known(evaluation) else f"{POINTS_ONLY}, and is left out."
+    caption = f"{remark} {_caption(evaluation)}{left_out}".strip()
+    return Table(header=[Cell(text=""), *header], rows=rows, caption=caption)
 
 
 def comparison_table(
@@ -170,7 +190,8 @@ def comparison_table(
     if baseline is not None:
         header.append(f"Less {baseline}, {COLUMNS[paired].lower()}")
     first = next(iter(evaluations.values()))
-    caption = f"{_title(first, measure)}. {_caption(first)}"
+    meaning = f"{POINTS_ONLY}." if measure.endswith("_iou") and not extents_known(first) else ""
+    caption = f"{_title(first, measure)}. {_caption(first)}{meaning}"
     return Table(header=[Cell(text=title) for title in header], rows=rows, caption=caption)
 
 
@@ -231,6 +252,8 @@ def _digits(measure: str) -> int:
 def _caption(evaluation: Mapping) -> str:
     images, split = evaluation["images"], evaluation["split"]
     oracle = ORACLE if "oracle" in evaluation["operating_points"] else ""
+    if oracle and task_of(evaluation) == "detection":
+        oracle = BY_DISTANCE.format(too=", for the IoU too" if extents_known(evaluation) else "")
     if images == 1:
         return f"Split “{split}”, one image, hence no intervals.{oracle}"
     level = f"{100 * evaluation['level']:g} %"

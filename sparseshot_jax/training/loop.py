@@ -99,7 +99,7 @@ def fit(
                 if starved == 3:
                     warn(_starving(row["keep_rate"], done))
             if done % cadence.validate == 0 or (done == cadence.total):
-                with meter.paused():
+                with meter.paused(), _kept(state, batches, checkpoints):
                     log.write("validation", done, **validate(state))
             if done % cadence.checkpoint == 0 or last:
                 _check_finite(state, done, checkpoints)
@@ -157,6 +157,17 @@ def _numbers(loss: Any) -> dict[str, float]:
 
 
 @contextlib.contextmanager
+def _kept(state: TrainState, batches: BatchIterator, checkpoints: Checkpoints) -> Iterator[None]:
+    """An error inside costs no step: the state is saved first."""
+    try:
+        yield
+    except Exception:
+        checkpoints.save(state, batches.get_state())
+        checkpoints.wait()
+        raise
+
+
+@contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
     """Collects SIGTERM and SIGINT in place of dying from them; a second one is let through."""
     received: list[int] = []
@@ -196,7 +207,7 @@ def _diverged(what: str, step: int, checkpoints: Checkpoints) -> Diverged:
 
 def _starving(keep_rate: float, step: int) -> str:
     return (
-        f"the mask keeps only {keep_rate:.1%} of the unannotated pixels at step {step}: the model may "
+        f"the mask keeps only {keep_rate:.1%} of what is unannotated at step {step}: the model may "
         "call everything foreground. Start with a lower model.prior (0.01 to 0.05), or a schedule whose "
         "rho starts above it (sigmoid)."
     )

@@ -106,6 +106,15 @@ def test_predictions_in_ignored_regions_are_no_false_alarms():
     assert "carried_over" not in result["operating_points"]
 
 
+@pytest.mark.parametrize(("chosen", "known"), [([0, 1], True), ([1, 2], False), ([], True)])
+def test_an_evaluation_says_whether_all_true_objects_are_points(chosen, known):
+    some = truth().take(np.array(chosen, np.int64))
+    result = measure_detections(
+        perfect, [case(some)], class_names=LABELS.names, split="test", threshold_carried=None, seed=0
+    )
+    assert result["extents_known"] is known
+
+
 def test_points_in_ignored_regions_are_told():
     regions = truth()
     inside = ignored_at(np.array([[150.0, 150.0], [60.0, 60.0]]), regions, LABELS, mpp=MPP)

@@ -9,6 +9,7 @@ from sparseshot_jax.data.labels import LabelSpec
 from sparseshot_jax.data.slides.slide import ArraySlide
 from sparseshot_jax.data.tiles import TileSpec
 from sparseshot_jax.evaluate import measure_sparse_detections, objects_of
+from sparseshot_jax.evaluate.windows import tissue_windows
 from sparseshot_jax.types import Detections, Window
 
 SIDE = 240
@@ -74,6 +75,38 @@ def test_held_out_objects_are_found_beside_the_density_of_all():
     assert result["predicted_per_mm2"] * result["tissue_mm2"] == pytest.approx(4)
     assert result["threshold"] == 0.5
     assert measured(case(Annotations.empty(), held_out), threshold=0.9)["recall"] == 0.0
+
+
+def test_windows_are_seen_with_their_surroundings_and_only_what_they_hold_is_counted():
+    """The detector knows nothing near the border of what it is shown: with its reach as halo, it is as if
+    it had seen the slide at once."""
+    reach = 20
+    seen = []
+
+    def blind_at_borders(images: np.ndarray) -> Detections:
+        seen.append(images.shape[1:3])
+        found = detect(images)
+        middle = (found.boxes_yxyx_px[..., :2] + found.boxes_yxyx_px[..., 2:]) / 2
+        sides = np.array(images.shape[1:3])
+        found.valid[:] &= ((middle >= reach) & (middle < sides - reach)).all(-1)
+        return found
+
+    one = case(Annotations.empty(), Annotations.from_points(SPOTS[:2] + 0.5))
+    centres = SPOTS + 0.5
+    expected = 0
+    for window in tissue_windows([one], TILES)[0]:
+        corner = np.array([window.x_px, window.y_px])
+        expected += int(((centres >= corner) & (centres < corner + TILES.tile_px)).all(-1).sum())
+    assert expected > 2
+
+    def counted(halo_px: int) -> float:
+        result = measure_sparse_detections(blind_at_borders, [one], tiles=TILES, multiple=16, halo_px=halo_px)
+        assert result["recall"] == 1.0
+        return result["predicted_per_mm2"] * result["tissue_mm2"]
+
+    assert counted(reach) == pytest.approx(expected)
+    assert all(side % 16 == 0 for shape in seen for side in shape)
+    assert counted(0) < expected
 
 
 def test_one_prediction_does_not_stand_for_two_objects():

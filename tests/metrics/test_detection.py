@@ -8,7 +8,7 @@ from sparseshot_jax.metrics import ImageObjects
 from sparseshot_jax.metrics.detection import pool_objects
 
 
-def objects(*rows: tuple[float, int] | tuple[float, int, float], ignored=None) -> ImageObjects:
+def objects(*rows: tuple[float, int] | tuple[float, int, float]) -> ImageObjects:
     """Objects on a line, 4 um wide: (x, class) or (x, class, score)."""
     xy = np.array([[row[0], 0.0] for row in rows]).reshape(-1, 2)
     return ImageObjects(
@@ -16,7 +16,6 @@ def objects(*rows: tuple[float, int] | tuple[float, int, float], ignored=None) -
         boxes_um=np.concatenate([xy - 2, xy + 2], axis=1),
         label=np.array([row[1] for row in rows], np.int64),
         score=np.array([row[2] if len(row) > 2 else 1.0 for row in rows]),
-        ignored=None if ignored is None else np.array(ignored),
     )
 
 
@@ -73,14 +72,6 @@ def test_exclusive_recall_matches_twice():
     pool, above = pooled((truth, said))
     assert pool.exclusive_counts("distance", above, 1).tolist() == [[1, 2, 2, 3]]
     assert pool.exclusive_counts("distance", above, 2).tolist() == [[1, 3, 0, 2]]
-
-
-def test_ignored_objects_count_nowhere():
-    truth = objects((0, 1), (10, 1), ignored=[False, True])
-    said = objects((0, 1), (10, 1), (20, 1), ignored=[False, False, True])
-    pool, above = pooled((truth, said))
-    assert pool.confusion("distance", above).tolist() == [[1, 1, 0]]
-    assert pool.counts(above).tolist() == [[1, 2]]
 
 
 @pytest.mark.parametrize(

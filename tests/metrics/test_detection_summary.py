@@ -204,6 +204,15 @@ def test_the_best_threshold_is_the_one_nearest_to_a_half():
     assert best_detection_threshold([truth], [faint]) == 0.2
 
 
+def test_the_best_threshold_takes_no_look_at_boxes(monkeypatch):
+    truths, predictions = split()
+    expected = summarised(truths, predictions)["operating_points"]["oracle"]["threshold"]
+    monkeypatch.setattr("sparseshot_jax.metrics.detection.box_pairs", None)
+    assert best_detection_threshold(truths, predictions) == expected
+    with pytest.raises(InputError, match="at least one image"):
+        best_detection_threshold([], [])
+
+
 def test_paired_differences_also_between_points():
     truths, predictions = split(images=8)
     _, worse = split(images=8, noise_um=3.0)

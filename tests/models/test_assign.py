@@ -102,18 +102,40 @@ def test_an_unmatched_cell_whose_box_fits_an_annotated_one_is_ignored():
     assert not (np.asarray(run(absent, predicted=predicted).targets.ground) == Ground.IGNORED).any()
 
 
-def test_other_ground_is_that_of_the_middle_of_the_cell():
+def test_other_ground_is_what_most_of_a_cell_is():
     objects = objects_of([(20.0, 20.0, 10, 10, 1), (4.0, 4.0, 10, 10, 1), (44.0, 38.0, 10, 10, 1)])
     ground, _ = blank(objects)
-    ground[:, :24] = Ground.BACKGROUND
-    ground[:, :, 36:] = Ground.IGNORED  # from the middle of the last column on
-    assert run(objects, ground).matched.tolist() == [2]
-    found = np.asarray(run(objects, ground).targets.ground)[0, :, :, 0]
+    ground[:, :30] = Ground.BACKGROUND  # three rows of cells, and 6 of 8 pixels of the fourth
+    ground[:, 40:45] = Ground.BACKGROUND  # 5 of 8
+    ground[:, :, 35:] = Ground.IGNORED  # 5 of 8
+    found = run(objects, ground)
     expected = np.full((ROWS, COLUMNS), Ground.UNANNOTATED)
-    expected[:3] = Ground.BACKGROUND
+    expected[:4] = Ground.BACKGROUND
     expected[:, 4] = Ground.IGNORED
     expected[2, 2] = expected[0, 0] = Ground.ANNOTATED
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(np.asarray(found.targets.ground)[0, :, :, 0], expected)
+    # The third lies on ignored ground: neither matched nor a collision.
+    assert (found.matched.tolist(), found.collisions.tolist()) == ([2], [0])
+
+
+def test_an_object_left_unmarked_in_an_exhaustive_region_is_no_background():
+    objects = objects_of([])
+    ground, _ = blank(objects)
+    ground[:] = Ground.BACKGROUND
+    yy, xx = np.mgrid[: ground.shape[1], : ground.shape[2]]
+    ground[0, (yy - 19.5) ** 2 + (xx - 20.5) ** 2 < 3.0**2] = Ground.UNANNOTATED  # 4 in 10 pixels of its cell
+    found = np.asarray(run(objects, ground).targets.ground)[0, :, :, 0]
+    assert np.argwhere(found != Ground.BACKGROUND).tolist() == [[2, 2]]
+    assert found[2, 2] == Ground.UNANNOTATED
+
+
+def test_heat_leaves_known_background_as_it_is():
+    objects = objects_of([(20.0, 20.0, 48, 24, 1)])
+    ground, _ = blank(objects)
+    ground[:, :, :16] = Ground.BACKGROUND
+    weight = np.asarray(run(objects, ground, heat=True).background_weight)[0, :, :, 0]
+    assert (weight[:, :2] == 1.0).all()
+    assert (weight[1:4, 3] < 1.0).all()
 
 
 def test_heat_spares_the_neighbours_of_a_centre_and_replaces_the_rule_by_iou():

@@ -188,7 +188,7 @@ def test_new_numbers_compile_nothing():
     ("wrong", "message"),
     [
         ({"by": "area"}, "by must be one of iou, distance; got 'area'"),
-        ({"iou": 1.5}, "iou must be between 0 and 1; got 1.5"),
+        ({"iou": 1.5}, "iou must lie between 0 and 1, both excluded; got 1.5"),
         ({"distance_um": 0.0}, "distance_um must be above 0"),
         ({"soft_sigma": -1.0}, "soft_sigma must be 0"),
         ({"soft_sigma": 0.5, "by": "distance"}, "needs by='iou'"),

@@ -140,8 +140,12 @@ def test_several_anchors_find_the_groups():
     small, large = rng.normal([8, 8], 0.5, (30, 2)), rng.normal([30, 40], 2.0, (20, 2))
     anchors = anchors_for(rng.permutation(np.concatenate([small, large])), 2)
     np.testing.assert_allclose(anchors, [np.median(small, axis=0), np.median(large, axis=0)])
-    with pytest.raises(InputError, match="3 anchors need as many annotated objects; got 2"):
-        anchors_for(sizes_px=np.ones((2, 2)), count=3)
+    with pytest.raises(
+        InputError, match=r"model\.anchors is 3, and the marked objects have 1 different sizes"
+    ):
+        anchors_for(sizes_px=np.ones((5, 2)), count=3)
+    with pytest.raises(InputError, match=r"0 different sizes\. Mark objects"):
+        anchors_for(sizes_px=np.zeros((5, 2)), count=1)
 
 
 def test_anchors_are_kept_with_the_model_and_not_trained():

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.models.suppress import Status
+from sparseshot_jax.metrics.matching import box_iou
 from sparseshot_jax.predict.candidates import Candidates
-from sparseshot_jax.predict.merge import Suppression, TileMerger, decide, iou
+from sparseshot_jax.predict.merge import Status, Suppression, TileMerger, decide
 
 WIDTH, HEIGHT = 120, 90
 
@@ -39,7 +39,7 @@ def sequential(found: Candidates, rule: Suppression) -> set[int]:
     for i in np.lexsort((found.place, -found.score)).tolist():
         others = np.array([j for j in kept if not rule.class_aware or best[i] == best[j]], int)
         if rule.by == "iou":
-            near = iou(np.repeat(box[[i]], len(others), axis=0), box[others]) > rule.iou
+            near = box_iou(np.repeat(box[[i]], len(others), axis=0), box[others]) > rule.iou
         else:
             near = np.hypot(*(centre[others] - centre[i]).T) < rule.distance_px
         if not near.any():
@@ -111,7 +111,7 @@ def test_every_pair_that_is_too_near_is_found_once(seed, limit, spread):
         place=np.arange(n),
     )
     i, j = np.triu_indices(n, 1)
-    near = iou(boxes[i], boxes[j]) > limit
+    near = box_iou(boxes[i], boxes[j]) > limit
     pairs = np.sort(Suppression(iou=limit).pairs(every), axis=1)
     assert sorted(map(tuple, pairs.tolist())) == list(zip(i[near].tolist(), j[near].tolist()))
 

@@ -7,7 +7,7 @@ import pytest
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.report import class_count_table, class_table, comparison_table, results_table
 from sparseshot_jax.report.detection_tables import precision_table, shown_point
-from sparseshot_jax.report.tables import task_of
+from sparseshot_jax.report.tables import PARTED, task_of
 
 
 def texts(table) -> list[list[str]]:
@@ -45,6 +45,35 @@ def test_comparison_takes_f1_by_distance_and_pairs_the_difference(detections):
     assert dull[-1].text == "baseline"
     exclusive = comparison_table(detections, measure="exclusive_recall", baseline="dull <&>")
     assert exclusive.rows[0][-1].text[0] in "+-"
+
+
+def test_captions_say_that_thresholds_are_chosen_by_distance(detections):
+    for table in (results_table(detections["sharp"]), comparison_table(detections, measure="f1_iou")):
+        assert "chosen by distance, for the IoU too" in table.caption
+        assert "an upper bound of F1 by distance alone" in table.caption
+        assert "points" not in table.caption
+
+
+def test_of_points_nothing_is_shown_by_iou(detections):
+    points = {name: one | {"extents_known": False} for name, one in detections.items()}
+    table = results_table(points["sharp"])
+    assert not any("IoU" in row[0] for row in texts(table))
+    assert len(table.rows) == 5
+    assert table.caption.endswith(
+        "All true objects are points: IoU says nothing of their extent, and is left out."
+    )
+    assert "for the IoU too" not in table.caption
+    for other in (class_count_table(points["sharp"]), precision_table(points)):
+        assert not any("IoU" in cell.text for cell in other.header)
+        assert all(len(row) == len(other.header) for row in other.rows)
+    asked = comparison_table(points, measure="f1_iou")
+    assert asked.caption.endswith("IoU says nothing of their extent.")
+
+
+def test_a_remark_begins_the_caption(one_class):
+    assert results_table(one_class, remark=PARTED).caption.startswith(
+        "Objects are those at predict.threshold;"
+    )
 
 
 def test_other_measures_are_refused_by_name(detections):

@@ -145,6 +145,7 @@ def test_a_segmentation_parted_into_objects_shows_their_scores(tmp_path, evaluat
     write_report(tmp_path / "r", title="T", config={}, rows=[], evaluation=both, versions={})
     text = Checked((tmp_path / "r").read_text("utf-8")).text
     assert "Separate objects" in text
+    assert "the threshold here is on their mean p" in text
     assert "F1 within 3 µm" in text
 
 

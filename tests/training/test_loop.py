@@ -246,3 +246,16 @@ def test_no_warning_where_the_keep_rate_recovers():
     world = World(keep=lambda step: 0.0 if step % 3 else 0.5)
     world.fit(total=12, log=1, validate=100, checkpoint=100)
     assert world.warnings == []
+
+
+def test_an_error_in_validation_costs_no_step():
+    world = World()
+
+    def fail(name, step):
+        if name == "validate":
+            raise InputError("a slide went away")
+
+    world.on_event = fail
+    with pytest.raises(InputError, match="went away"):
+        world.fit(total=20, log=100, validate=7, checkpoint=100)
+    assert world.events[-2:] == [("save", 7), ("wait", 7)]
