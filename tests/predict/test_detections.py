@@ -167,14 +167,14 @@ def decoded(pixels: np.ndarray, spec: DecodeSpec, *, threshold: float) -> np.nda
     return in_order(np.column_stack([boxes, np.asarray(found.score)[valid]]))
 
 
-def test_a_crop_of_2048_px_by_tiles_at_once_and_by_the_decoder():
-    pixels = image(2048, 2048)
+def test_a_crop_of_1024_px_by_tiles_at_once_and_by_the_decoder():
+    pixels = image(1024, 1024)
     slide = ArraySlide(pixels, mpp=0.25)
     options = {"threshold": 0.95, "rule": Suppression(iou=0.2), "batch_size": 1}
-    many, one = (table(collect(slide, core_px=core, **options)) for core in (512, 2048))
+    many, one = (table(collect(slide, core_px=core, **options)) for core in (128, 1024))
     np.testing.assert_array_equal(many, one)
     whole = decoded(pixels, DecodeSpec(iou=0.2), threshold=0.95)
-    assert len(many) == len(whole) > 2500
+    assert len(many) == len(whole) > 500
     np.testing.assert_array_equal(many[:, :4], whole[:, :4])
     np.testing.assert_allclose(many[:, 4], whole[:, 4], atol=1e-6)  # float32 of one sigmoid and another
 
