@@ -49,3 +49,29 @@ def quick_compilation(request):
     The losses are tested as they are used: fused and reordered.
     """
     jax.config.update("jax_disable_most_optimizations", "losses" not in request.path.parts)
+
+
+@pytest.fixture
+def columns():
+    """Width of the terminal that `call` pretends."""
+    return 100
+
+
+@pytest.fixture
+def call(capsys, monkeypatch, columns):
+    """Exit status and output of one command."""
+    from sparseshot_jax import cli
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+
+    def run(*arguments):
+        capsys.readouterr()
+        try:
+            cli.main([str(argument) for argument in arguments])
+            status = 0
+        except SystemExit as leaving:
+            status = leaving.code or 0
+        captured = capsys.readouterr()
+        return status, captured.out + captured.err
+
+    return run

@@ -44,24 +44,6 @@ def place(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def call(capsys, monkeypatch):
-    """Exit status and output of one command."""
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*arguments):
-        capsys.readouterr()
-        try:
-            cli.main([str(argument) for argument in arguments])
-            status = 0
-        except SystemExit as leaving:
-            status = leaving.code or 0
-        captured = capsys.readouterr()
-        return status, captured.out + captured.err
-
-    return run
-
-
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), ("help",)])
 def test_the_overview_names_every_verb(call, arguments):
     status, output = call(*arguments)

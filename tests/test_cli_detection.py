@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparseshot_jax import cli, experiment
+from sparseshot_jax import experiment
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.formats.format import Picture
 from sparseshot_jax.data.formats.geojson import read_geojson, write_geojson
@@ -91,21 +91,8 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def call(capsys, monkeypatch):
-    """Exit status and output of one command."""
-    monkeypatch.setenv("COLUMNS", "160")
-
-    def run(*arguments):
-        capsys.readouterr()
-        try:
-            cli.main([str(argument) for argument in arguments])
-            status = 0
-        except SystemExit as leaving:
-            status = leaving.code or 0
-        captured = capsys.readouterr()
-        return status, captured.out + captured.err
-
-    return run
+def columns():
+    return 160  # paths in messages are not broken in two
 
 
 def whole_path(call, run, config, image, *options):

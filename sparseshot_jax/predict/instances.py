@@ -18,9 +18,8 @@ from sparseshot_jax.data.slides.tissue import TissueMask
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.predict.contours import Regions, contour
 from sparseshot_jax.predict.mosaic import Mosaic
-from sparseshot_jax.predict.objects import Finish, Prediction, Progress
-from sparseshot_jax.predict.region import area_of, tiles_to_compute
-from sparseshot_jax.predict.stream import Grid, Probability, probability_tiles
+from sparseshot_jax.predict.objects import Finish, Prediction, Progress, begin
+from sparseshot_jax.predict.stream import Probability
 from sparseshot_jax.predict.watershed import Split, SplitSpec, split
 
 # An object's summit lies in the core, and the object reaches one diameter on; to part it from the next
@@ -78,32 +77,30 @@ def predict_instances(
     Raises:
         InputError: an argument out of range (at once); a damaged slide or model (on the way).
     """
-    if not 0.0 < threshold < 1.0:
-        raise InputError(f"threshold must be in (0, 1); got {threshold}. Try 0.5.")
-    if not 0.0 < largest_um < math.inf or min_area_um2 < 0.0 or simplify_px < 0.0:
-        raise InputError(
-            f"largest_um must be positive, min_area_um2 and simplify_px at least 0; got {largest_um}, "
-            f"{min_area_um2}, {simplify_px}. Try 25, 8 and 0."
-        )
-    grid = Grid.over(slide, mpp=mpp, model_mpp=model_mpp, core_px=core_px, halo_px=halo_px, multiple=multiple)
-    area = None if region is None else area_of(region)
-    finish = Finish(
-        grid=grid,
-        size_px=(slide.width, slide.height),
+    if not 0.0 < largest_um < math.inf:
+        raise InputError(f"largest_um must be positive; got {largest_um}. Try 25.")
+    finish, wanted, tiles = begin(
+        probability,
+        slide,
+        class_names=class_names,
         mpp=mpp,
-        class_names=tuple(class_names),
-        area=area,
+        model_mpp=model_mpp,
+        core_px=core_px,
+        halo_px=halo_px,
+        multiple=multiple,
+        threshold=threshold,
         min_area_um2=min_area_um2,
         simplify_px=simplify_px,
+        region=region,
+        tissue=tissue,
+        batch_size=batch_size,
+        threads=threads,
     )
     margin_px = math.ceil(_DIAMETERS * largest_um / model_mpp)
-    mosaic = Mosaic(grid, margin_px=margin_px, channels=len(class_names) + depth)
-    wanted = tiles_to_compute(grid, area, tissue)
-    chosen = [origin for origin, want in zip(grid.origins(), wanted) if want]
-    tiles = probability_tiles(probability, slide, grid, chosen, batch_size=batch_size, threads=threads)
+    mosaic = Mosaic(finish.grid, margin_px=margin_px, channels=len(class_names) + depth)
     parting = _Parting(
         margin_px=margin_px,
-        core_px=grid.core_px,
+        core_px=finish.grid.core_px,
         classes=len(class_names),
         depth=depth,
         threshold=threshold,

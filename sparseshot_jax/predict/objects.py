@@ -132,20 +132,56 @@ def predict(
     Raises:
         InputError: an argument out of range (at once); a damaged slide or model (on the way).
     """
+    finish, wanted, tiles = begin(
+        probability,
+        slide,
+        class_names=class_names,
+        mpp=mpp,
+        model_mpp=model_mpp,
+        core_px=core_px,
+        halo_px=halo_px,
+        multiple=multiple,
+        threshold=threshold,
+        min_area_um2=min_area_um2,
+        simplify_px=simplify_px,
+        region=region,
+        tissue=tissue,
+        batch_size=batch_size,
+        threads=threads,
+    )
+    return _objects(tiles, wanted, threshold, finish, on_progress)
+
+
+def begin(
+    probability: Probability,
+    slide: Slide,
+    *,
+    class_names: Sequence[str],
+    mpp: float,
+    model_mpp: float,
+    core_px: int,
+    halo_px: int,
+    multiple: int,
+    threshold: float,
+    min_area_um2: float,
+    simplify_px: float,
+    region: Annotations | None,
+    tissue: TissueMask | None,
+    batch_size: int,
+    threads: int,
+) -> tuple[Finish, Bool[np.ndarray, "n"], Iterator[np.ndarray]]:
+    """How objects are finished, which tiles are computed, and those tiles; arguments as of `predict`.
+
+    Raises:
+        InputError: an argument out of range.
+    """
     if not 0.0 < threshold < 1.0:
         raise InputError(f"threshold must be in (0, 1); got {threshold}. Try 0.5.")
     if min_area_um2 < 0.0 or simplify_px < 0.0:
         raise InputError(
             f"min_area_um2 and simplify_px must be at least 0; got {min_area_um2}, {simplify_px}."
         )
-    grid = Grid.over(
-        slide,
-        mpp=mpp,
-        model_mpp=model_mpp,
-        core_px=core_px,
-        halo_px=halo_px,
-        multiple=multiple,
-    )
+    grid = Grid.over(slide, mpp=mpp, model_mpp=model_mpp, core_px=core_px, halo_px=halo_px, multiple=multiple)
     area = None if region is None else area_of(region)
     finish = Finish(
         grid=grid,
@@ -159,7 +195,7 @@ def predict(
     wanted = tiles_to_compute(grid, area, tissue)
     chosen = [origin for origin, want in zip(grid.origins(), wanted) if want]
     tiles = probability_tiles(probability, slide, grid, chosen, batch_size=batch_size, threads=threads)
-    return _objects(tiles, wanted, threshold, finish, on_progress)
+    return finish, wanted, tiles
 
 
 def _objects(
