@@ -23,6 +23,8 @@ from sparseshot_jax.predict.detections import GEOMETRIES
 from sparseshot_jax.predict.watershed import SplitSpec
 from sparseshot_jax.training.augment import AugmentSpec
 from sparseshot_jax.training.optimizer import OptimizerSpec
+from sparseshot_jax.training.sharding import MeshSpec
+from sparseshot_jax.training.step import REMAT
 
 # The three choices that a registry offers. A checker sees the protocol, a parser the union.
 REGISTRIES: dict[str, Mapping[str, type]] = {"data": SOURCES, "model": MODELS, "loss": LOSSES}
@@ -42,7 +44,11 @@ class TrainSpec:
     batch_size: int = 8  # tiles a step over all devices, > 0
     micro_batches: int = 1  # parts of a batch whose gradients are accumulated, > 0
     ema_decay: float = 0.0  # of the average of parameters that is evaluated; 0: the last ones, [0, 1)
-    devices: int = -1  # devices of the mesh; -1: all
+    mesh: MeshSpec = MeshSpec()  # the devices, and what is split over them
+    # What of the forward pass is kept for the backward pass; the rest is computed again:
+    # "none" (nothing is), "convolutions" (their results are kept) or "blocks" (the results of blocks).
+    remat: str = "none"
+    prefetch: int = 2  # batches placed on the devices ahead of the step; 0: none
     log_every: int = 20  # steps
     validate_every: int = 500  # steps
     checkpoint_every: int = 500  # steps
@@ -51,14 +57,18 @@ class TrainSpec:
     shards: str = ""  # folder or URL that "sparseshot data tile" wrote: its tiles in place of fresh cuts
     max_fault_share: float = 0.01  # of tiles that cannot be read, above which training stops, [0, 1]
     tensorboard: bool = False  # write RUN/tensorboard too; needs the extra of that name
+    log_tiles: bool = False  # write RUN/tiles too: which tiles every step was given
 
     def __post_init__(self) -> None:
         counts = ("steps", "batch_size", "micro_batches", "threads")
         for name in (*counts, "log_every", "validate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"train.{name} must be at least 1; got {getattr(self, name)}.")
-        if self.workers < 0:
-            raise InputError(f"train.workers must be at least 0; got {self.workers}. Try 0.")
+        for name in ("workers", "prefetch"):
+            if getattr(self, name) < 0:
+                raise InputError(f"train.{name} must be at least 0; got {getattr(self, name)}. Try 0.")
+        if self.remat not in REMAT:
+            raise InputError(f"train.remat must be one of {', '.join(REMAT)}; got {self.remat!r}.")
         if not 0.0 <= self.max_fault_share <= 1.0:
             raise InputError(
                 f"train.max_fault_share must be in [0, 1]; got {self.max_fault_share}. Try 0.01."
@@ -228,7 +238,8 @@ def _executed(path: Path) -> Any:
 
 # What may change when a run goes on: the result does not depend on it.
 _FREE = (
-    *("train.workers", "train.threads", "train.devices", "train.tensorboard", "train.max_fault_share"),
+    *("train.workers", "train.threads", "train.mesh", "train.remat", "train.prefetch"),
+    *("train.tensorboard", "train.log_tiles", "train.max_fault_share"),
     *("train.log_every", "train.validate_every", "train.checkpoint_every"),
     *(
         "predict",

@@ -39,7 +39,8 @@ def _step() -> str:
     import jax.numpy as jnp
 
     from sparseshot_jax.demo import demo_config
-    from sparseshot_jax.programs import form_of, fresh_state, hyper_schedule, programs
+    from sparseshot_jax.programs import form_of, fresh_state, hyper_schedule, train_program
+    from sparseshot_jax.training.sharding import MeshSpec, make_layout
     from sparseshot_jax.types import Batch
 
     config = demo_config()
@@ -51,7 +52,9 @@ def _step() -> str:
         valid=jnp.ones(2, bool),
     )
     began = time.perf_counter()
-    _, measures = programs(form_of(config)).train_step(fresh_state(config), batch, hyper_schedule(config)(0))
+    layout = make_layout(MeshSpec(data=1))
+    step = train_program(form_of(config), layout)
+    _, measures = step(fresh_state(config), layout.place(batch), hyper_schedule(config)(0))
     loss = float(jax.device_get(measures.loss))
     if not math.isfinite(loss):
         raise InputError(f"a training step gave the loss {loss}")

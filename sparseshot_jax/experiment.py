@@ -22,13 +22,14 @@ from sparseshot_jax.data.tile_objects import object_boxes_px
 from sparseshot_jax.data.tiles import tile_index
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.evaluate import by_truth, pixel_counts
-from sparseshot_jax.programs import compilations, form_of, fresh_state, hyper_schedule, programs
+from sparseshot_jax.programs import compilations, form_of, fresh_state, hyper_schedule, train_program
 from sparseshot_jax.report import write_report
 from sparseshot_jax.run import Run, load, run_of, write_json
 from sparseshot_jax.run_folder import check_data, check_folder, data_record, extension, record_config
 from sparseshot_jax.training import loop, sharding
 from sparseshot_jax.training.checkpoint import Checkpoints
 from sparseshot_jax.training.log import JsonlLog
+from sparseshot_jax.training.prefetch import Prefetch
 from sparseshot_jax.training.tensorboard import TensorBoard
 
 __all__ = ["Reporter", "Run", "compilations", "load", "run_trial", "train", "validate"]
@@ -68,8 +69,9 @@ def train(
         loop.Interrupted: a signal came; the state is saved.
     """
     folder, reporter = Path(folder or Path("runs") / config.name), reporter or Reporter()
-    mesh = sharding.make_mesh(config.train.devices)
-    sharding.check_batch_size(config.train.batch_size, mesh, config.train.micro_batches)
+    layout = sharding.make_layout(config.train.mesh)
+    sharding.check_batch_size(config.train.batch_size, layout, config.train.micro_batches)
+    sharding.check_height(config.tiles.tile_px, layout, config.model.multiple)
     check_folder(folder, config, extend=extend)
     if jax.process_count() > 1:
         raise InputError(
@@ -85,15 +87,16 @@ def train(
         reporter.note(note)
 
     sizes = object_sizes_px(splits.train, config) if config.model.needs.objects else None
-    state = jax.device_put(fresh_state(config, sizes), sharding.replicated(mesh))
+    state = layout.place_state(fresh_state(config, sizes))
+    share, shares = layout.share
     batches = train_batches(
         tiles,
-        batch_size=config.train.batch_size // jax.process_count(),
+        batch_size=config.train.batch_size // shares,
         seed=config.seed,
         workers=config.train.workers,
         threads=config.train.threads,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share,
+        process_count=shares,
         max_fault_share=config.train.max_fault_share,
         on_fault=reporter.warn,
     )
@@ -109,12 +112,12 @@ def train(
         reporter.on_start(start, config.train.steps)
         board = TensorBoard(folder / "tensorboard", resume_step=start) if config.train.tensorboard else None
         log = JsonlLog(folder / "log.jsonl", resume_step=start, mirror=board)
+        ahead = Prefetch(batches, layout.place, config.train.prefetch)
         try:
             state = loop.fit(
                 state,
-                step=programs(form_of(config)).train_step,
-                batches=batches,
-                place=lambda batch: sharding.place_batch(batch, mesh),
+                step=train_program(form_of(config), layout),
+                batches=ahead,
                 hyper_at=hyper_schedule(config),
                 validate=lambda state: validate(run_of(folder, config, state), splits),
                 checkpoints=checkpoints,
@@ -130,6 +133,7 @@ def train(
             )
         finally:
             log.close()
+            ahead.close()
             batches.close()
     return run_of(folder, config, state)
 

@@ -16,9 +16,10 @@ from sparseshot_jax.models import HasAnchors, Model
 from sparseshot_jax.models.decode import DecodeSpec, detect
 from sparseshot_jax.training.augment import AugmentSpec
 from sparseshot_jax.training.optimizer import OptimizerSpec, make_optimizer, rate_schedule
+from sparseshot_jax.training.sharding import Layout
 from sparseshot_jax.training.step import init_state, make_eval_step, make_train_step
 from sparseshot_jax.training.tasks import TASKS
-from sparseshot_jax.types import Detections, Hyper, TrainState
+from sparseshot_jax.types import Batch, Detections, Hyper, Measures, TrainState
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,15 +31,8 @@ class Form:
     augment: AugmentSpec
     optimizer: OptimizerSpec
     micro_batches: int
+    remat: str
     classes: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Programs:
-    """Jitted functions that every config of one form shares."""
-
-    train_step: Callable[..., Any]
-    eval_step: Callable[..., Any]
 
 
 def form_of(config: ExperimentConfig) -> Form:
@@ -55,6 +49,7 @@ def form_of(config: ExperimentConfig) -> Form:
             final_share=defaults.final_share,
         ),
         micro_batches=config.train.micro_batches,
+        remat=config.train.remat,
         classes=len(config.labels.names),
     )
 
@@ -72,29 +67,50 @@ _STEPS: list[Any] = []  # every train step made, to count compilations
 
 
 @functools.cache
-def programs(shape: Form) -> Programs:
-    """The compiled programs of a form; a second trial of the form compiles nothing."""
-    model = shape.model.build(classes=shape.classes, rngs=nnx.Rngs(0))
-    graphdef = nnx.split(model, nnx.Param, ...)[0]
-    task = TASKS[shape.model.task]
+def _graphdef(shape: Form) -> nnx.GraphDef:
+    return nnx.split(shape.model.build(classes=shape.classes, rngs=nnx.Rngs(0)), nnx.Param, ...)[0]
+
+
+def step_of(shape: Form, layout: Layout) -> Callable[[TrainState, Batch, Hyper], tuple[TrainState, Measures]]:
+    """The pure function of one step of a form, its state kept where the layout says."""
     step = make_train_step(
-        graphdef=graphdef,
-        objective=task.objective(shape.model, shape.loss.terms),
+        graphdef=_graphdef(shape),
+        objective=TASKS[shape.model.task].objective(shape.model, shape.loss.terms),
         optimizer=make_optimizer(shape.optimizer),
         augmentation=shape.augment,
         micro_batches=shape.micro_batches,
+        remat=shape.remat,
+        whole=layout.whole,
     )
-    train_step = jax.jit(step, donate_argnames=("state",))
-    _STEPS.append(train_step)
-    return Programs(
-        train_step=train_step, eval_step=jax.jit(make_eval_step(graphdef, task.infer(shape.model)))
-    )
+
+    def train_step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Measures]:
+        state, measures = step(state, batch, hyper)
+        return layout.constrain(state), jax.lax.with_sharding_constraint(measures, layout.replicated)
+
+    return train_step
+
+
+@functools.cache
+def train_program(shape: Form, layout: Layout) -> Callable[..., Any]:
+    """Jitted (state, batch, hyper) -> (state, measures); the state is donated.
+
+    A second trial of the form on the same devices compiles nothing.
+    """
+    program = jax.jit(step_of(shape, layout), donate_argnames=("state",))
+    _STEPS.append(program)
+    return program
+
+
+@functools.cache
+def eval_program(shape: Form) -> Callable[..., Any]:
+    """Jitted (variables, images) -> what the task infers; see `make_eval_step`."""
+    return jax.jit(make_eval_step(_graphdef(shape), TASKS[shape.model.task].infer(shape.model)))
 
 
 @functools.cache
 def detector(shape: Form, decode: DecodeSpec) -> Callable[..., Detections]:
     """Jitted (variables, images, limits) -> `Detections`; `limits` (`DecodeSpec.limits`) are traced."""
-    eval_step = programs(shape).eval_step
+    eval_step = eval_program(shape)
     stride = shape.model.multiple
 
     def step(variables: Any, images: Any, limits: Mapping[str, Any]) -> Detections:
@@ -112,6 +128,11 @@ def fresh_state(config: ExperimentConfig, sizes_px: Float64[np.ndarray, "n 2"] |
     if sizes_px is not None and isinstance(model, HasAnchors):
         model.fit_anchors(sizes_px)
     return init_state(model, make_optimizer(config.optimizer), ema=config.train.ema_decay > 0)[1]
+
+
+def abstract_state(config: ExperimentConfig) -> TrainState:
+    """`fresh_state` as shapes and types alone: nothing is computed."""
+    return jax.eval_shape(lambda: fresh_state(config))
 
 
 def hyper_schedule(config: ExperimentConfig) -> Callable[[int], Hyper]:

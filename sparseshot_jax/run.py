@@ -30,7 +30,7 @@ from sparseshot_jax.evaluate import (
     pixel_counts,
 )
 from sparseshot_jax.predict import DetectionPart, Prediction, probability_map
-from sparseshot_jax.programs import detector, form_of, fresh_state, programs, without_traced
+from sparseshot_jax.programs import detector, eval_program, form_of, fresh_state, without_traced
 from sparseshot_jax.training.checkpoint import Checkpoints
 from sparseshot_jax.training.log import read_rows
 from sparseshot_jax.types import Detections, TrainState
@@ -62,7 +62,7 @@ class Run:
         `CellOutput` of a detector; else p of each class [b, h, w, C], and the depth behind it where the
         model has one.
         """
-        return programs(form_of(self.config)).eval_step(self.variables, images)
+        return eval_program(form_of(self.config))(self.variables, images)
 
     def probability(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[Array, "b h w c"]:
         """p of each class at every pixel of RGB images whose sides the model can take."""

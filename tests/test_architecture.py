@@ -15,7 +15,7 @@ NAME = "sparseshot_jax"
 
 # Upward: a room imports rooms of earlier lines, and files of its own. Rooms of one line do not meet.
 ORDER = [
-    {"errors", "types"},
+    {"errors", "types", "hardware"},
     {"codec", "losses", "models", "metrics", "data"},
     {"training"},
     {"predict"},

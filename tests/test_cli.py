@@ -10,6 +10,7 @@ from sparseshot_jax import cli, experiment
 
 CONFIG = """
 from sparseshot_jax.config import ExperimentConfig, PredictSpec, TrainSpec
+from sparseshot_jax.training.sharding import MeshSpec
 from sparseshot_jax.data.sources import FolderSource
 from sparseshot_jax.data.tiles import TileSpec
 from sparseshot_jax.losses import FocalExclusive
@@ -22,7 +23,7 @@ def get_config():
         tiles=TileSpec(tile_px=16, mpp=0.5, min_tissue=0.0),
         model=UNetSpec(base=4, depth=1),
         loss=FocalExclusive(),
-        train=TrainSpec(steps=2, batch_size=4, log_every=1, threads=1, devices=1),
+        train=TrainSpec(steps=2, batch_size=4, log_every=1, threads=1, mesh=MeshSpec(data=1)),
         predict=PredictSpec(core_px=32, min_area_um2=0.5, tissue_only=False),
     )
 """

@@ -14,6 +14,7 @@ from sparseshot_jax.data.formats.voc_xml import write_voc
 
 CONFIG = """
 from sparseshot_jax.config import ExperimentConfig, MeasureSpec, PredictSpec, TrainSpec
+from sparseshot_jax.training.sharding import MeshSpec
 from sparseshot_jax.data.labels import LabelSpec
 from sparseshot_jax.data.sources import FolderSource
 from sparseshot_jax.data.tiles import TileSpec
@@ -31,7 +32,7 @@ def get_config():
         loss=FocalExclusive(alpha=0.5, gamma=0.0, schedule="fixed", rho=1.0),
         optimizer=OptimizerSpec(learning_rate=1e-2),
         train=TrainSpec(steps={steps}, batch_size=8, ema_decay=0.9, log_every=1, validate_every=100,
-            checkpoint_every=100, threads=1, devices=1),
+            checkpoint_every=100, threads=1, mesh=MeshSpec(data=1)),
         predict=PredictSpec(core_px=32, tissue_only=False),
         measure=MeasureSpec(distance_um=2.0),
     )
@@ -201,7 +202,7 @@ def test_a_bare_folder_and_shards_of_it(call, place, tmp_path):
     assert offered == ["train", *map(str, (source, *options)), "--train.shards", str(tmp_path / "shards")]
     status, output = call(
         *(*offered, "--run", tmp_path / "run", "--train.steps", "2", "--train.batch_size", "8"),
-        *("--train.log_every", "1", "--train.threads", "1", "--train.devices", "1"),
+        *("--train.log_every", "1", "--train.threads", "1", "--train.mesh.data", "1"),
         *("--train.ema_decay", "0.9"),
     )
     assert status == 0, output

@@ -21,6 +21,7 @@ from sparseshot_jax.training.checkpoint import Checkpoints
 from sparseshot_jax.training.log import read_rows
 from sparseshot_jax.training.loop import Diverged
 from sparseshot_jax.training.optimizer import OptimizerSpec
+from sparseshot_jax.training.sharding import MeshSpec
 
 SIDE = 48
 
@@ -67,7 +68,7 @@ def make_config(root, **changes):
             validate_every=6,
             checkpoint_every=4,
             threads=1,
-            devices=1,
+            mesh=MeshSpec(data=1),
         ),
         predict=PredictSpec(core_px=32, min_area_um2=0.5, tissue_only=False),
     )
@@ -109,7 +110,7 @@ def test_a_run_leaves_what_it_promises(finished, config):
     assert {"dice_pooled", "dice_image", "best_threshold"} <= set(rows[-1])
     state, position = state_of(finished.folder, config)
     assert int(state.step) == 12
-    assert position == {"next_batch": 12}
+    assert position == {"next_tile": 96}
     loaded = load(finished.folder)
     assert loaded.config == config
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, state.ema)
@@ -217,7 +218,7 @@ def test_bad_data_leave_no_folder_behind(config, tmp_path):
     large = dataclasses.replace(config, tiles=TileSpec(tile_px=128, mpp=0.5))
     with pytest.raises(InputError, match="a tile must fit into the image"):
         train(large, tmp_path / "run")
-    odd = steps_of(config, batch_size=9, devices=2)
+    odd = steps_of(config, batch_size=9, mesh=MeshSpec(data=2))
     with pytest.raises(InputError, match=r"train\.batch_size must be divisible by 2 devices"):
         train(odd, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -336,7 +337,9 @@ def test_a_folder_without_a_run(tmp_path):
 
 
 def test_cross_entropy_and_many_devices_train_too(config, tmp_path):
-    eight = steps_of(dataclasses.replace(config, loss=CrossEntropy()), steps=2, devices=8, ema_decay=0.0)
+    eight = steps_of(
+        dataclasses.replace(config, loss=CrossEntropy()), steps=2, mesh=MeshSpec(data=8), ema_decay=0.0
+    )
     compiled = experiment.compilations()
     run = train(eight, tmp_path / "run")
     assert run.step == 2

@@ -27,6 +27,7 @@ from sparseshot_jax.predict import write_predictions
 from sparseshot_jax.training.checkpoint import Checkpoints
 from sparseshot_jax.training.log import read_rows
 from sparseshot_jax.training.optimizer import OptimizerSpec
+from sparseshot_jax.training.sharding import MeshSpec
 
 SIDE, RADIUS, MPP = 64, 4, 0.5  # pixels, pixels, micrometres a pixel
 BOX = 2.0 * RADIUS  # side of a point's box, pixels
@@ -91,7 +92,7 @@ def make_config(root, **changes):
             validate_every=6,
             checkpoint_every=4,
             threads=1,
-            devices=1,
+            mesh=MeshSpec(data=1),
         ),
         predict=PredictSpec(core_px=32, tissue_only=False),
         measure=MeasureSpec(distance_um=2.0),

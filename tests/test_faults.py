@@ -20,6 +20,7 @@ from sparseshot_jax.training.log import read_rows
 
 CONFIG = """
 from sparseshot_jax.config import ExperimentConfig, TrainSpec
+from sparseshot_jax.training.sharding import MeshSpec
 from sparseshot_jax.data.sources import FolderSource
 from sparseshot_jax.data.tiles import TileSpec
 from sparseshot_jax.losses import FocalExclusive
@@ -34,7 +35,7 @@ def get_config():
         loss=FocalExclusive(),
         train=TrainSpec(
             steps=16, batch_size=4, ema_decay=0.9, log_every=1, validate_every=100, checkpoint_every=3,
-            threads=1, devices=1,
+            threads=1, mesh=MeshSpec(data=1),
         ),
     )
 """

@@ -20,6 +20,7 @@ from sparseshot_jax.models import UNetSpec
 from sparseshot_jax.predict import write_predictions
 from sparseshot_jax.predict.watershed import SplitSpec
 from sparseshot_jax.training.optimizer import OptimizerSpec
+from sparseshot_jax.training.sharding import MeshSpec
 
 SIDE, RADIUS, MPP, PAIRS = 64, 6, 0.5, 6
 
@@ -65,7 +66,7 @@ def config(tmp_path_factory):
             validate_every=60,
             checkpoint_every=60,
             threads=1,
-            devices=1,
+            mesh=MeshSpec(data=1),
         ),
         predict=PredictSpec(
             core_px=32,

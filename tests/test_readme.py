@@ -57,7 +57,7 @@ def test_own_slide_examples(workplace):
         assert program == "sparseshot"
         if arguments[0] == "train":
             arguments += ["--train.steps", "2", "--train.batch-size", "2", "--tiles.tile-px", "64"]
-            arguments += ["--train.devices", "1"]
+            arguments += ["--train.mesh.data", "1"]
             arguments += small["yollo" if "yollo" in line else "unet"]
         cli.main([*arguments, "--debug"])
     for name in ("mine/predictions/case", "count/predictions/points"):

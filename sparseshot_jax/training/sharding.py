@@ -1,62 +1,284 @@
 """The mesh of devices and where arrays lie on it: the only module that knows of either.
 
 `jax.jit` over a mesh replaces `jax.pmap`: arguments carry their sharding, the compiler inserts the
-collectives, and sums over a batch are sums over the global batch by construction.
+collectives, and sums over a batch are sums over the global batch by construction. Three axes:
+
+    data   copies of the model, each with its part of the batch
+    fsdp   also parts of the batch; parameters, moments and averages are split over them (Zhao et al. 2023,
+           https://arxiv.org/abs/2304.11277), gathered where they are used
+    space  parts of a tile, split along its height: convolutions exchange the rows at the borders
 """
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Batch
 
 AXES = ("data", "fsdp", "space")
+_BATCH = ("data", "fsdp")  # the axes that share the tiles of a batch
+_MAPS = ("image", "ground", "label", "distance")  # fields of a batch that have a height
 
 
-def make_mesh(data: int = -1) -> Mesh:
-    """A mesh of `data` devices (-1: all of them); one device is a mesh of one.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshSpec:
+    """How many devices share what."""
+
+    data: int = -1  # copies of the model, each with its tiles; -1: as many as there are devices for
+    fsdp: int = (
+        1  # devices over which the state of a copy is split, each with its own tiles too; -1: the rest
+    )
+    space: int = 1  # devices over which the rows of a tile are split; -1: the rest
+    slices: int = 1  # islands of fast links (TPU slices) that "data" spans; the slow network joins them
+    shard_from: int = 65536  # elements from which on an array is split over "fsdp"
+
+    def __post_init__(self) -> None:
+        sizes = [getattr(self, axis) for axis in AXES]
+        if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+            raise InputError(
+                "mesh sizes must be at least 1, and one of them may be -1 (the rest); got "
+                f"data={self.data}, fsdp={self.fsdp}, space={self.space}. Try data=-1, fsdp=1, space=1."
+            )
+        if self.slices < 1 or self.shard_from < 0:
+            raise InputError(
+                f"mesh.slices must be at least 1 and mesh.shard_from at least 0; got {self.slices} and "
+                f"{self.shard_from}. Try 1 and 65536."
+            )
+
+
+def make_mesh(spec: MeshSpec | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh of a spec over `devices` (None: all of the job); one device is a mesh of one.
+
+    Neighbours on an axis are neighbours in the machine where JAX knows its shape (TPU).
 
     Raises:
-      InputError: fewer devices exist than are asked for.
+      InputError: the sizes do not make up the devices.
     """
-    devices = jax.devices()
-    size = len(devices) if data == -1 else data
-    if not 1 <= size <= len(devices):
-        raise InputError(
-            f"devices must be -1 (all) or between 1 and {len(devices)}, the number that JAX sees "
-            f"here; got {data}. Try -1, or start with more devices."
-        )
-    grid = np.array(devices[:size]).reshape(size, 1, 1)
+    spec = spec or MeshSpec()
+    devices = jax.devices() if devices is None else list(devices)
+    shape = _shape(spec, len(devices))
+    devices = devices[: math.prod(shape)]
+    if spec.slices > 1:
+        grid = _hybrid(spec, shape, devices)
+    elif devices[0].platform == "tpu":
+        grid = mesh_utils.create_device_mesh(shape, devices)
+    else:
+        grid = np.array(devices).reshape(shape)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
-    """The same array on every device: parameters, optimiser state, hyper-parameters."""
-    return NamedSharding(mesh, PartitionSpec())
+def _shape(spec: MeshSpec, count: int) -> tuple[int, ...]:
+    sizes = [getattr(spec, axis) for axis in AXES]
+    given = math.prod(size for size in sizes if size > 0)
+    fits = count % given == 0 if -1 in sizes else given <= count
+    if not fits or given > count:
+        asked = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes))
+        what = "divide" if -1 in sizes else "be at most"
+        raise InputError(
+            f"the sizes of the mesh must {what} {count}, the devices that JAX sees; got {asked}. Try "
+            f"train.mesh.data=-1 with fsdp and space 1, or start with more devices."
+        )
+    return tuple(count // given if size == -1 else size for size in sizes)
 
 
-def over_batch(mesh: Mesh) -> NamedSharding:
-    """The leading axis split over the mesh's "data" axis: batches."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+def _hybrid(spec: MeshSpec, shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+    """ "data" spans the slices; what lies within a step of it, and the other axes, stay inside one."""
+    if shape[0] % spec.slices:
+        raise InputError(
+            f"mesh.data must be divisible by mesh.slices; got {shape[0]} and {spec.slices}. The other axes "
+            "must fit into one slice."
+        )
+    inner = (shape[0] // spec.slices, *shape[1:])
+    known = len({getattr(device, "slice_index", None) for device in devices}) == spec.slices
+    hosts = len({device.process_index for device in devices})
+    if not known and hosts != spec.slices:
+        raise InputError(
+            f"mesh.slices is {spec.slices}, but these devices are of one slice and {hosts} processes. "
+            "Give the number of slices, or of processes, or 1."
+        )
+    return mesh_utils.create_hybrid_device_mesh(
+        inner, (spec.slices, 1, 1), devices, process_is_granule=not known
+    )
 
 
-def place_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """Global arrays from this process's share of a batch (all of it where there is one process)."""
-    sharding = over_batch(mesh)
-    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), batch)
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the arrays of training lie. Hashable: a program is compiled once for each."""
+
+    mesh: Mesh
+    shard_from: int = MeshSpec.shard_from  # elements
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """The same array on every device."""
+        return self._sharding()
+
+    @property
+    def batch_parts(self) -> int:
+        """Parts into which a batch is split."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    def state(self, tree: Any) -> Any:
+        """A sharding for each array: large ones are split over "fsdp" along their longest axis that divides.
+
+        Moments and averages have the shapes of their parameters, and so lie like them.
+        """
+        return jax.tree.map(lambda leaf: self._sharding(*self._split(leaf.shape)), tree)
+
+    def batch(self, batch: Batch) -> Batch:
+        """A sharding for each array: tiles over "data" and "fsdp", the rows of maps over "space"."""
+
+        def of(path: tuple, leaf: Any) -> NamedSharding:
+            del leaf
+            rows = ("space",) if path[0].name in _MAPS else ()
+            return self._sharding(_BATCH, *rows)
+
+        return jax.tree_util.tree_map_with_path(of, batch)
+
+    def place_state(self, state: Any) -> Any:
+        """The arrays where `state` says, from values that every process has whole."""
+
+        def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+            values = np.asarray(leaf)
+            return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
+
+        return jax.tree.map(put, state, self.state(state))
+
+    def place(self, batch: Batch) -> Batch:
+        """Global arrays from this process's tiles (`share`)."""
+        mine, count = self._parts(jax.process_index()), self.share[1]
+
+        def put(leaf: np.ndarray, sharding: NamedSharding) -> jax.Array:
+            size = len(leaf) // len(mine)  # tiles a part
+
+            def part(index: tuple[slice, ...]) -> np.ndarray:
+                at = mine.index((index[0].start or 0) // size) * size
+                return leaf[(slice(at, at + size), *index[1:])]
+
+            return jax.make_array_from_callback((len(leaf) * count, *leaf.shape[1:]), sharding, part)
+
+        return jax.tree.map(put, batch, self.batch(batch))
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which of how many equal shares of a batch this process reads.
+
+        Processes that hold rows of the same tiles read the same share.
+        """
+        shares = self._shares()
+        return shares.index(self._parts(jax.process_index())), len(shares)
+
+    def _shares(self) -> list[tuple[int, ...]]:
+        """The parts of a batch that belong together because the same processes hold them."""
+        processes = {device.process_index for device in self.mesh.devices.flat}
+        return sorted({self._parts(process) for process in processes})
+
+    def _check_shares(self) -> None:
+        shares = self._shares()
+        if sum(map(len, shares)) != self.batch_parts or len({len(parts) for parts in shares}) > 1:
+            raise InputError(
+                "the mesh splits tiles over processes unevenly: their shares of a batch must be equal. Let "
+                f"mesh.space ({self.mesh.shape['space']}) divide the devices of a process, or be a multiple "
+                "of them."
+            )
+
+    def _parts(self, process: int) -> tuple[int, ...]:
+        """The parts of a batch that devices of a process hold, in order."""
+        grid = self.mesh.devices.reshape(self.batch_parts, -1)
+        return tuple(k for k, row in enumerate(grid) if any(d.process_index == process for d in row))
+
+    def constrain(self, tree: Any) -> Any:
+        """Inside a program: arrays that stay where `state` says."""
+        return jax.lax.with_sharding_constraint(tree, self.state(tree))
+
+    def whole(self, params: Any) -> Any:
+        """Inside a program: parameters gathered for use; their gradients are summed into the parts."""
+        if self.mesh.shape["fsdp"] == 1:
+            return params
+
+        @jax.custom_vjp
+        def gathered(tree: Any) -> Any:
+            return jax.lax.with_sharding_constraint(tree, self.replicated)
+
+        gathered.defvjp(lambda tree: (gathered(tree), None), lambda _, g: (self.constrain(g),))
+        return gathered(params)
+
+    def _sharding(self, *spec: Any) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(*spec))
+
+    def _split(self, shape: tuple[int, ...]) -> tuple[str | None, ...]:
+        parts = self.mesh.shape["fsdp"]
+        longest = max((n for n in shape if n % parts == 0), default=0)
+        if parts == 1 or not longest or math.prod(shape) < self.shard_from:
+            return ()
+        at = len(shape) - 1 - shape[::-1].index(longest)
+        return tuple("fsdp" if axis == at else None for axis in range(at + 1))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int) -> None:
+def make_layout(spec: MeshSpec | None = None, devices: Sequence[Any] | None = None) -> Layout:
+    """The layout of a spec over `devices` (None: all of the job).
+
+    Raises:
+      InputError: as of `make_mesh`; or processes whose tiles overlap in part.
+    """
+    spec = spec or MeshSpec()
+    layout = Layout(make_mesh(spec, devices), spec.shard_from)
+    if devices is None and len({d.process_index for d in layout.mesh.devices.flat}) < jax.process_count():
+        raise InputError(
+            f"the mesh leaves out some of the job's {jax.process_count()} processes. Let one of its sizes be "
+            "-1, or start fewer processes."
+        )
+    layout._check_shares()
+    return layout
+
+
+def check_batch_size(batch_size: int, layout: Layout, micro_batches: int) -> None:
     """A batch must split evenly over the devices, in each of its micro-batches.
 
     Raises:
       InputError: with the nearest sizes that do.
     """
-    unit = mesh.shape["data"] * accumulate
+    unit = layout.batch_parts * micro_batches
     if batch_size % unit:
         lower, upper = batch_size // unit * unit, -(-batch_size // unit) * unit
         raise InputError(
-            f"train.batch_size must be divisible by {mesh.shape['data']} devices x {accumulate} "
+            f"train.batch_size must be divisible by {layout.batch_parts} devices x {micro_batches} "
             f"micro-batches; got {batch_size}. Try {' or '.join(str(n) for n in (lower, upper) if n)}."
         )
+
+
+def check_height(tile_px: int, layout: Layout, multiple: int) -> None:
+    """The rows of a tile must split evenly over "space", at every resolution of the model.
+
+    Raises:
+      InputError: with the nearest sizes that do.
+    """
+    unit = layout.mesh.shape["space"] * multiple
+    if layout.mesh.shape["space"] > 1 and tile_px % unit:
+        lower, upper = tile_px // unit * unit, -(-tile_px // unit) * unit
+        raise InputError(
+            f"tiles.tile_px must be divisible by {layout.mesh.shape['space']} devices x {multiple}, which "
+            f"the model asks for; got {tile_px}. Try {' or '.join(str(n) for n in (lower, upper) if n)}."
+        )
+
+
+def local_copy(tree: Any) -> Any:
+    """Every array whole, on the first of this process's own devices.
+
+    What is split over devices is gathered: in a job of many processes all of them call this.
+    """
+    leaves = jax.tree.leaves(tree)
+    if not all(leaf.is_fully_replicated for leaf in leaves):
+        tree = jax.jit(_same, out_shardings=NamedSharding(leaves[0].sharding.mesh, PartitionSpec()))(tree)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+
+def _same(tree: Any) -> Any:
+    return tree

@@ -21,6 +21,13 @@ from sparseshot_jax.training.augment import AugmentSpec, augment
 from sparseshot_jax.training.objective import Objective
 from sparseshot_jax.types import Batch, Hyper, Measures, TrainState
 
+# What the backward pass finds computed, by the names that `models` give; the rest it computes again.
+REMAT: dict[str, tuple[str, ...] | None] = {
+    "none": None,  # all is kept
+    "convolutions": ("convolution", "block"),
+    "blocks": ("block",),
+}
+
 
 def init_state(
     model: nnx.Module, optimizer: optax.GradientTransformation, *, ema: bool
@@ -44,21 +51,33 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     augmentation: AugmentSpec,
     micro_batches: int = 1,
+    remat: str = "none",
+    whole: Callable[[Any], Any] = lambda params: params,
 ) -> Callable[[TrainState, Batch, Hyper], tuple[TrainState, Measures]]:
     """The pure function of one step.
 
     With `micro_batches` > 1 the gradient is accumulated over that many parts of the batch; numerators
     and denominators are summed before the one division, so that the parts weigh by their elements.
+    `remat` names what the backward pass finds computed (`REMAT`). `whole` gathers parameters that are split
+    over devices, where they are used.
     """
+
+    def apply(params: Any, stats: Any, image: Array, valid: Array) -> tuple[Any, Any]:
+        model = nnx.merge(graphdef, whole(params), stats, copy=True)
+        output = model(image, valid=valid, train=True)
+        return output, nnx.split(model, nnx.Param, ...)[2]
+
+    if REMAT[remat] is not None:
+        apply = jax.checkpoint(apply, policy=jax.checkpoint_policies.save_only_these_names(*REMAT[remat]))
 
     def summed_loss(
         params: Any, stats: Any, batch: Batch, hyper: Hyper, key: Key[Array, ""]
     ) -> tuple[Float[Array, ""], tuple[Any, Measures]]:
         augment_key, loss_key = jax.random.split(key)
         image, batch = augment(augment_key, batch, augmentation)
-        model = nnx.merge(graphdef, params, stats, copy=True)
-        measures = objective(model(image, valid=batch.valid, train=True), batch, hyper, loss_key)
-        return measures.loss, (nnx.split(model, nnx.Param, ...)[2], measures)
+        output, stats = apply(params, stats, image, batch.valid)
+        measures = objective(output, batch, hyper, loss_key)
+        return measures.loss, (stats, measures)
 
     gradient = jax.grad(summed_loss, has_aux=True)
 

@@ -93,8 +93,8 @@ def test_restored_leaves_lie_where_the_given_ones_do(tmp_path, zeros):
     with Checkpoints(tmp_path / "c") as checkpoints:
         checkpoints.save(make_state(), {})
         checkpoints.wait()
-        everywhere = sharding.replicated(sharding.make_mesh(4))
-        restored, _ = checkpoints.restore(jax.device_put(zeros, everywhere))
+        layout = sharding.make_layout(sharding.MeshSpec(data=4))
+        restored, _ = checkpoints.restore(layout.place_state(zeros))
     assert all(len(leaf.sharding.device_set) == 4 for leaf in jax.tree.leaves(restored))
     jax.tree.map(np.testing.assert_array_equal, restored, make_state())
 

@@ -244,10 +244,10 @@ def test_eight_devices_give_what_one_gives():
     )  # fmt: skip
     found = []
     for devices in (1, 8):
-        mesh = sharding.make_mesh(devices)
-        placed = sharding.place_batch(draw(tiles=8), mesh)
+        layout = sharding.make_layout(sharding.MeshSpec(data=devices))
+        placed = layout.place(draw(tiles=8))
         assert len(placed.objects.present.sharding.device_set) == devices
-        after, measured = jax.jit(step)(jax.device_put(state, sharding.replicated(mesh)), placed, hyper())
+        after, measured = jax.jit(step)(layout.place_state(state), placed, hyper())
         found.append((after.params, measured))
     # float32 sums over devices in another order, through batch statistics
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *found)

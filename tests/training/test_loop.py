@@ -65,7 +65,6 @@ class World:
             state,
             step=self.step,
             batches=FakeBatches(self),
-            place=lambda batch: batch,
             hyper_at=lambda step: Hyper(
                 loss={"rho": 0.1 * step, "alpha": 0.2}, learning_rate=float(step), ema_decay=0.0, seed=0
             ),
@@ -82,11 +81,9 @@ class FakeBatches:
     def __init__(self, world):
         self.world = world
 
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        return self.world.next_batch()
+    def next(self):
+        batch = self.world.next_batch()
+        return batch, len(batch.valid)
 
     def get_state(self):
         return {"next_batch": self.world.position}

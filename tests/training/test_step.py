@@ -131,10 +131,10 @@ def test_micro_batches_sum_to_one_batch(batch, unchanged):
 def test_eight_devices_give_what_one_gives(batch, unchanged):
     found = []
     for devices in (1, 8):
-        mesh = sharding.make_mesh(devices)
+        layout = sharding.make_layout(sharding.MeshSpec(data=devices))
         _, state, step = build("batch", augmentation=unchanged)
-        state = jax.device_put(state, sharding.replicated(mesh))
-        placed = sharding.place_batch(batch, mesh)
+        state = layout.place_state(state)
+        placed = layout.place(batch)
         assert len(placed.image.sharding.device_set) == devices
         after, measures = step(state, placed, hyper())
         found.append((gradient(state, after), after.stats, measures))
@@ -149,10 +149,10 @@ def test_eight_devices_give_what_one_gives(batch, unchanged):
 def test_augmentation_does_not_depend_on_devices(batch):
     found = []
     for devices in (1, 8):
-        mesh = sharding.make_mesh(devices)
+        layout = sharding.make_layout(sharding.MeshSpec(data=devices))
         _, state, step = build("group", augmentation=AugmentSpec())
-        placed = sharding.place_batch(batch, mesh)
-        state = jax.device_put(state, sharding.replicated(mesh))
+        placed = layout.place(batch)
+        state = layout.place_state(state)
         found.append(step(state, placed, hyper(seed=3))[1])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *found)
 
