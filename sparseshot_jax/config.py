@@ -11,7 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
+from etils import epath
+
 from sparseshot_jax.codec import check_kind, make_converter, reasons
+from sparseshot_jax.data import storage
 from sparseshot_jax.data.labels import LabelSpec
 from sparseshot_jax.data.sources import SOURCES, Source
 from sparseshot_jax.data.tiles import TileSpec
@@ -83,7 +86,7 @@ class PredictSpec:
 
     threshold: float = 0.5  # a pixel is foreground, a detection an object above it, (0, 1)
     core_px: int = 512  # side of a tile without its halo, pixels at the model's resolution
-    batch_size: int = 4  # tiles a forward pass
+    batch_size: int = 4  # tiles a forward pass, over all devices of a process; one a device at least
     min_area_um2: float = 8.0  # smaller objects are left out, square micrometres
     simplify_px: float = 0.25  # outlines may be off by this for fewer vertices, model pixels, >= 0
     tissue_only: bool = True  # skip tiles of bare glass
@@ -187,28 +190,25 @@ def from_json(values: Any, *, source: str = "config.json") -> ExperimentConfig:
         raise InputError(f"{source}: {reasons(error)}") from error
 
 
-def load_config(path: str | Path) -> ExperimentConfig:
-    """What `get_config()` of a Python file returns, or a run's config.json.
+def load_config(path: epath.PathLike) -> ExperimentConfig:
+    """What `get_config()` of a Python file returns, or a run's config.json, which may be on gs:// or s3://.
+
+    Fields that came after that run have their defaults.
 
     Raises:
         InputError: no such file (with the nearest name), an error in it (with its line), no get_config,
             or another type returned.
     """
-    path = Path(path)
+    if not storage.is_local(path):
+        return _recorded(path)
+    path = storage.local_path(path)
     if not path.is_file():
         there = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         near = difflib.get_close_matches(str(path), there, n=1)
-        hint = (
-            f"Did you mean {near[0]}?"
-            if near
-            else "Give the path of a Python file, such as configs/unet_tnbc.py."
-        )
+        hint = f"Did you mean {near[0]}?" if near else "Give a Python file, such as configs/unet_tnbc.py."
         raise InputError(f"no config file {path}. {hint}")
     if path.suffix == ".json":
-        try:
-            return from_json(json.loads(path.read_text()), source=str(path))
-        except ValueError as error:
-            raise InputError(f"{path} is not JSON: {error}. Correct it, or start a new run.") from error
+        return _recorded(path)
     config = _executed(path)
     if not isinstance(config, ExperimentConfig):
         raise InputError(
@@ -217,6 +217,19 @@ def load_config(path: str | Path) -> ExperimentConfig:
         )
     # Through JSON and back: a list becomes the tuple it stands for, and a wrong type is found here.
     return from_json(to_json(config), source=str(path))
+
+
+def _recorded(path: epath.PathLike) -> ExperimentConfig:
+    """The config that a run wrote, its fields under their names of today."""
+    try:
+        values = json.loads(storage.read_bytes(path))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}. Correct it, or start a new run.") from error
+    train = values.get("train") if isinstance(values, dict) else None
+    if isinstance(train, dict) and "devices" in train and "mesh" not in train:
+        rest = {name: value for name, value in train.items() if name != "devices"}
+        values = values | {"train": rest | {"mesh": {"data": train["devices"]}}}
+    return from_json(values, source=str(path))
 
 
 def _executed(path: Path) -> Any:
@@ -241,16 +254,8 @@ _FREE = (
     *("train.workers", "train.threads", "train.mesh", "train.remat", "train.prefetch"),
     *("train.tensorboard", "train.log_tiles", "train.max_fault_share"),
     *("train.log_every", "train.validate_every", "train.checkpoint_every"),
-    *(
-        "predict",
-        "measure",
-        "name",
-        "data.root",
-        "data.slides",
-        "data.annotations",
-        "data.truth",
-        "data.cache",
-    ),
+    *("predict", "measure", "name"),
+    *("data.root", "data.slides", "data.annotations", "data.truth", "data.cache"),
 )
 
 

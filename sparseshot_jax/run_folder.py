@@ -2,31 +2,93 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from sparseshot_jax.config import ExperimentConfig, changed_mathematics, load_config, to_json
+from sparseshot_jax.data import storage
 from sparseshot_jax.data.cases import Splits
 from sparseshot_jax.data.cut_tiles import CutTiles
 from sparseshot_jax.data.shards.reader import ShardTiles
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.run import has_checkpoint, write_json
+from sparseshot_jax.training.checkpoint import whole_steps
+from sparseshot_jax.training.tensorboard import check_tensorboard
+
+# What a run has written when it stops before its first checkpoint.
+_BEGUN = {"config.json", "data.json", "log.jsonl", "tiles", "tensorboard", "checkpoints"}
 
 
-def check_folder(folder: Path, config: ExperimentConfig, *, extend: bool) -> None:
-    """Refuse a folder that holds another run.
+def folder_path(folder: epath.PathLike) -> epath.Path:
+    """The path of a run folder: a local one, gs:// or s3://.
+
+    Raises:
+        InputError: another kind of URL, or one that pathlib has been through.
+
+    >>> folder_path("s3://bucket/runs") / "unet"
+    PosixGPath('s3://bucket/runs/unet')
+    """
+    text = os.fspath(folder)
+    scheme, found, rest = text.partition(":/")
+    if not storage.is_local(text) and scheme not in ("gs", "s3"):
+        raise InputError(
+            f"a run folder must be a local path, or on gs:// or s3://; got {text}. Train there, and copy it."
+        )
+    if found and scheme in ("gs", "s3") and not rest.startswith("/"):
+        raise InputError(
+            f"a run folder on {scheme}:// must be given as text or epath.Path; pathlib made {text} of it."
+        )
+    return epath.Path(storage.local_path(text) if storage.is_local(text) else text)
+
+
+def has_checkpoint(folder: epath.PathLike) -> bool:
+    """Whether the run in a folder got as far as a whole checkpoint.
+
+    Raises:
+        InputError: the storage cannot be reached, or its driver is not installed.
+    """
+    return bool(whole_steps(storage.join(folder, "checkpoints")))
+
+
+def write_json(path: epath.PathLike, values: Any) -> None:
+    """Whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    storage.write_bytes(path, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def read_json(path: epath.PathLike) -> Any:
+    """What `write_json` wrote; None where there is no such file.
+
+    Raises:
+        InputError: it cannot be read, or is not JSON.
+    """
+    if not storage.exists(path):
+        return None
+    try:
+        return json.loads(storage.read_bytes(path))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}. Correct it, or remove it.") from error
+
+
+def check_folder(folder: epath.PathLike, config: ExperimentConfig, *, extend: bool) -> None:
+    """Refuse a folder that holds another run, or where not all can be written that the config asks for.
 
     Raises:
         InputError: names every field that would change the mathematics.
     """
-    record = folder / "config.json"
-    held = {child.name for child in folder.iterdir()} if folder.is_dir() else set()
-    if held <= {"config.json", "data.json", "log.jsonl", "checkpoints"} and not has_checkpoint(folder):
+    if config.train.tensorboard:
+        check_tensorboard(folder)
+    record = storage.join(folder, "config.json")
+    held = {name for name in storage.list_names(folder) if not name.startswith(".")}
+    if held <= _BEGUN and not has_checkpoint(folder):
         return  # new, or nothing came of the config there
-    if record.is_file():
+    if storage.exists(record):
         old = load_config(record)
         changes = changed_mathematics(old, config)
         if extend and old.train.steps < config.train.steps:
@@ -47,10 +109,10 @@ def check_folder(folder: Path, config: ExperimentConfig, *, extend: bool) -> Non
         )
 
 
-def extension(folder: Path, config: ExperimentConfig) -> str | None:
+def extension(folder: epath.PathLike, config: ExperimentConfig) -> str | None:
     """What more steps do to the schedules of the run in `folder`; None where there are no more."""
-    record = folder / "config.json"
-    steps = load_config(record).train.steps if record.is_file() else config.train.steps
+    record = storage.join(folder, "config.json")
+    steps = load_config(record).train.steps if storage.exists(record) else config.train.steps
     if steps >= config.train.steps:
         return None
     return (
@@ -74,16 +136,15 @@ def data_record(splits: Splits, tiles: CutTiles | ShardTiles) -> dict[str, dict[
     return record
 
 
-def check_data(folder: Path, data: dict[str, dict[str, Any]]) -> None:
+def check_data(folder: epath.PathLike, data: dict[str, dict[str, Any]]) -> None:
     """Refuse to go on with other images or marks than the run began with.
 
     Raises:
         InputError: names the cases that differ.
     """
-    record = folder / "data.json"
-    if not (record.is_file() and has_checkpoint(folder)):
+    old = read_json(storage.join(folder, "data.json"))
+    if old is None or not has_checkpoint(folder):
         return
-    old = json.loads(record.read_text())
     changed = [
         f"{name} ({_objects(old, name)} -> {_objects(data, name)})"
         for name in sorted(old | data)
@@ -100,16 +161,13 @@ def _objects(data: Mapping[str, Mapping[str, Any]], name: str) -> str:
     return f"{data[name]['objects']} objects" if name in data else "absent"
 
 
-def record_config(folder: Path, config: ExperimentConfig) -> None:
+def record_config(folder: epath.PathLike, config: ExperimentConfig) -> None:
     """Make the folder and write its config.json.
 
     Raises:
         InputError: why it cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", to_json(config))
-    except OSError as error:
-        raise InputError(
-            f"cannot write to the run folder {folder}: {error}. Choose a writable one, or free some space."
-        ) from error
+        write_json(storage.join(folder, "config.json"), to_json(config))
+    except InputError as error:
+        raise InputError(f"cannot write to the run folder {folder}: {error}") from error

@@ -15,11 +15,13 @@ from fsspec.core import url_to_fs
 
 from sparseshot_jax.errors import InputError
 
+Url = str | os.PathLike[str]  # a path, or a URL as text or epath.Path
 CACHE_VARIABLE = "SPARSESHOT_CACHE"  # folder of fetched files
 _DRIVERS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs", "az": "adlfs", "abfs": "adlfs"}
+_EXTRAS = {"gcsfs": "gcs", "s3fs": "s3"}  # driver -> extra of this package
 
 
-def is_local(url: str | os.PathLike[str]) -> bool:
+def is_local(url: Url) -> bool:
     """Whether it is a path of this machine.
 
     >>> is_local("runs/a"), is_local("file:///data/a"), is_local("gs://bucket/a")
@@ -29,12 +31,12 @@ def is_local(url: str | os.PathLike[str]) -> bool:
     return "://" not in url or url.startswith("file://")
 
 
-def local_path(url: str | os.PathLike[str]) -> Path:
+def local_path(url: Url) -> Path:
     """The path that a local URL means, `~` expanded."""
     return Path(os.fspath(url).removeprefix("file://")).expanduser()
 
 
-def join(root: str | os.PathLike[str], *parts: str) -> str:
+def join(root: Url, *parts: str) -> str:
     """A name inside a folder.
 
     >>> join("gs://bucket/shards/", "index", "cells.npy")
@@ -44,7 +46,7 @@ def join(root: str | os.PathLike[str], *parts: str) -> str:
     return os.path.join(root, *parts) if is_local(root) else posixpath.join(root, *parts)
 
 
-def exists(url: str) -> bool:
+def exists(url: Url) -> bool:
     """Whether there is a file or a folder of that name.
 
     Raises:
@@ -57,7 +59,7 @@ def exists(url: str) -> bool:
         return bool(files.exists(path))
 
 
-def list_names(url: str) -> list[str]:
+def list_names(url: Url) -> list[str]:
     """Names of what lies directly in a folder, sorted; none where there is no such folder.
 
     Raises:
@@ -76,7 +78,7 @@ def list_names(url: str) -> list[str]:
         return sorted(names - {"", posixpath.basename(path.rstrip("/"))})
 
 
-def size_of(url: str) -> int:
+def size_of(url: Url) -> int:
     """Bytes of a file.
 
     Raises:
@@ -89,7 +91,7 @@ def size_of(url: str) -> int:
         return int(files.size(path) or 0)
 
 
-def read_bytes(url: str) -> bytes:
+def read_bytes(url: Url) -> bytes:
     """A whole file.
 
     Raises:
@@ -102,7 +104,7 @@ def read_bytes(url: str) -> bytes:
         return files.cat_file(path)
 
 
-def write_bytes(url: str, data: bytes) -> None:
+def write_bytes(url: Url, data: bytes) -> None:
     """Write a whole file or nothing: locally a renamed one, elsewhere one put.
 
     Raises:
@@ -117,7 +119,7 @@ def write_bytes(url: str, data: bytes) -> None:
         files.pipe_file(path, data)
 
 
-def remove(url: str) -> None:
+def remove(url: Url) -> None:
     """Remove a file; nothing happens where there is none.
 
     Raises:
@@ -133,7 +135,7 @@ def remove(url: str) -> None:
 
 
 @contextlib.contextmanager
-def staged(url: str) -> Iterator[Path]:
+def staged(url: Url) -> Iterator[Path]:
     """A local path to write; what lies there at the end becomes the file `url`, or nothing does.
 
     Raises:
@@ -158,7 +160,35 @@ def staged(url: str) -> Iterator[Path]:
         publish(scratch, url)
 
 
-def publish(source: str | os.PathLike[str], url: str) -> None:
+@contextlib.contextmanager
+def writable(url: Url) -> Iterator[Path]:
+    """A local path for a writer that leaves a whole file or none: the file itself, or one to be uploaded.
+
+    The path ends as `url` does. A local folder must exist.
+
+    Raises:
+        InputError: as `staged`.
+    """
+    url = os.fspath(url)
+    if is_local(url):
+        yield local_path(url)
+        return
+    with staged(url) as path:
+        yield path
+
+
+def make_folder(url: Url) -> None:
+    """Make a folder and those above it; nothing where there is one. Object stores have none to make.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    if is_local(url):
+        with _told(url, "made"):
+            local_path(url).mkdir(parents=True, exist_ok=True)
+
+
+def publish(source: Url, url: Url) -> None:
     """Copy a local file to `url`; all of it arrives or nothing.
 
     Raises:
@@ -178,7 +208,7 @@ def publish(source: str | os.PathLike[str], url: str) -> None:
         raise InputError(f"{url}: {arrived} of {sent} bytes arrived. Run the same command again.")
 
 
-def fetch(url: str) -> Path:
+def fetch(url: Url) -> Path:
     """A local path with the file's content: the file itself, or a copy of it in the cache.
 
     The cache is the folder that SPARSESHOT_CACHE names, else ~/.cache/sparseshot_jax. A file that
@@ -214,21 +244,23 @@ def cache_folder() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "sparseshot_jax").expanduser()
 
 
-def _files(url: str) -> tuple[Any, str]:
-    """File system and path of a URL; what it remembers of the folder is forgotten."""
-    protocol = url.split("://")[0]
+def _files(url: Url) -> tuple[Any, str]:
+    """File system and path of a URL; what it remembers of them is forgotten: others write there too."""
+    protocol = os.fspath(url).split("://")[0]
     try:
-        files, path = url_to_fs(url)
+        files, path = url_to_fs(os.fspath(url))
     except ImportError as error:
         driver = _DRIVERS.get(protocol, "")
         remedy = f"pip install {driver}" if driver else str(error).splitlines()[0]
+        if driver in _EXTRAS:
+            remedy += f', or "sparseshot-jax[{_EXTRAS[driver]}]"'
         raise InputError(f"{url}: {protocol}:// needs a driver that is not installed. {remedy}") from error
     except ValueError as error:
         known = ", ".join(name for name in ("gs", "s3", "abfs", "https", "memory") if name in _protocols())
         raise InputError(
             f"{url}: {protocol}:// is no storage that fsspec knows. Use a path, or one of {known}."
         ) from error
-    files.invalidate_cache(posixpath.dirname(path))
+    files.invalidate_cache(path)  # and of the folders above it
     return files, path
 
 
@@ -237,7 +269,7 @@ def _protocols() -> list[str]:
 
 
 @contextlib.contextmanager
-def _told(url: str, deed: str) -> Iterator[None]:
+def _told(url: Url, deed: str) -> Iterator[None]:
     """What the storage raises, in words. Remote drivers raise errors of their own libraries."""
     try:
         yield

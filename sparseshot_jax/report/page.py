@@ -3,16 +3,13 @@
 Sections are plain functions from results to HTML; a page is their concatenation.
 """
 
-import contextlib
 import html
 import importlib.resources
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from etils import epath
-
-from sparseshot_jax.errors import InputError
+from sparseshot_jax.data import storage
 from sparseshot_jax.metrics import DetectionEvaluation, Evaluation
 from sparseshot_jax.report import detection_scores, figures, parts, scores, tables
 from sparseshot_jax.report.detection_panels import DetectionPanel
@@ -162,13 +159,4 @@ def write_page(
         f"<body><header><h1>{name}</h1></header>\n<main>{body}</main>\n"
         f"<footer class='muted'>Made with {html.escape(used)}.</footer></body></html>\n"
     )
-    target = epath.Path(path)
-    temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text)
-        temporary.replace(target)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # the first error is the one to report
-            temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: the report cannot be written ({error}). Try another folder.") from error
+    storage.write_bytes(path, text.encode())

@@ -1,59 +1,109 @@
-"""The JSONL log of a run: one object a line, appended, cut back to the checkpoint on resume."""
+"""The JSONL log of a run: one object a line, cut back to the checkpoint on resume."""
 
 import contextlib
 import json
-import os
-from pathlib import Path
-from typing import Any
+import time
+from typing import Any, TextIO
 
+from etils import epath
+
+from sparseshot_jax.data import storage
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.training.tensorboard import Mirror
 
+_UPLOAD_S = 30.0  # rows on an object store are at most so old, unless nothing is written at all
+
 
 class JsonlLog:
-    """Rows on disk as soon as they are written; a half-written last line is dropped on the next start."""
+    """Rows on disk as soon as they are written; a half-written last line is dropped on the next start.
 
-    def __init__(self, path: Path, *, resume_step: int, mirror: Mirror | None = None):
-        """Open `path`, keeping of it only rows up to step `resume_step`. `mirror` is shown every new row."""
+    An object store takes no appended lines: there all rows are put again, as one object, when the last
+    time is half a minute past, and by `flush` and `close`.
+    """
+
+    def __init__(self, path: epath.PathLike, *, resume_step: int, mirror: Mirror | None = None):
+        """Open `path`, keeping of it only rows up to step `resume_step`. `mirror` is shown every new row.
+
+        Raises:
+            InputError: it cannot be written.
+        """
         self.path = path
         self._mirror = mirror
-        temporary = path.with_suffix(".tmp")
+        self._file: TextIO | None = None
+        kept = [row for row in read_rows(path) if row.get("step", 0) <= resume_step]
+        self._lines = [json.dumps(row) + "\n" for row in kept]  # of an object store
         try:
-            kept = [row for row in read_rows(path) if row.get("step", 0) <= resume_step]
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            os.replace(temporary, path)
-            self._file = path.open("a", buffering=1)
-        except OSError as error:
+            self._upload()
+            if storage.is_local(path):
+                self._lines = []
+                self._file = storage.local_path(path).open("a", buffering=1)
+        except (OSError, InputError) as error:
             raise InputError(
                 f"cannot write the log {path}: {error}. Choose a writable run folder with --run."
             ) from error
 
     def write(self, event: str, step: int, **values: Any) -> None:
-        """Append one row."""
-        try:
-            self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
-        except OSError as error:
-            raise InputError(
-                f"cannot write the log {self.path}: {error}. Free some space, then give the same command "
-                "again: it goes on from the last whole checkpoint."
-            ) from error
+        """Append one row.
+
+        Raises:
+            InputError: the disk is full; the storage cannot be reached.
+        """
+        line = json.dumps({"event": event, "step": step, **values}) + "\n"
+        if self._file is None:
+            self._lines.append(line)
+            self._changed = True
+            if time.monotonic() - self._uploaded >= _UPLOAD_S:
+                self.flush()
+        else:
+            try:
+                self._file.write(line)
+            except OSError as error:
+                raise self._unwritable(error) from error
         if self._mirror is not None:
             self._mirror.write(event, step, values)
 
+    def flush(self) -> None:
+        """Until every row is where the log is: to be called before a checkpoint, which they belong to.
+
+        Raises:
+            InputError: the storage cannot be reached.
+        """
+        if self._file is None and self._changed:
+            try:
+                self._upload()
+            except InputError as error:
+                raise self._unwritable(error) from error
+
     def close(self) -> None:
         """Close; what a full disk did not take was reported by `write`."""
-        with contextlib.suppress(OSError):
-            self._file.close()
+        with contextlib.suppress(OSError, InputError):
+            self.flush()
+            if self._file is not None:
+                self._file.close()
         if self._mirror is not None:
             self._mirror.close()
 
+    def _upload(self) -> None:
+        storage.write_bytes(self.path, "".join(self._lines).encode())
+        self._uploaded, self._changed = time.monotonic(), False
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All whole rows of a log; an empty list where there is no file."""
-    if not path.exists():
+    def _unwritable(self, error: Exception) -> InputError:
+        return InputError(
+            f"cannot write the log {self.path}: {error}. Free some space, then give the same command "
+            "again: it goes on from the last whole checkpoint."
+        )
+
+
+def read_rows(path: epath.PathLike) -> list[dict[str, Any]]:
+    """All whole rows of a log; an empty list where there is no file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if not storage.exists(path):
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in storage.read_bytes(path).decode(errors="replace").splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:  # the line a killed process was writing

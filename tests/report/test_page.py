@@ -4,6 +4,7 @@ import base64
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,11 +174,11 @@ def test_a_failed_write_keeps_the_old_report_and_leaves_nothing(tmp_path, monkey
     path = tmp_path / "report.html"
     path.write_text("old")
 
-    def full(self, text):
+    def full(self, data):
         open(self, "w").close()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(page.epath.Path(path)), "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(InputError, match=r"report\.html: .*No space left"):
         write_report(path, title="T", config={}, rows=[], versions={})
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]

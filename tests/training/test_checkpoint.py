@@ -10,9 +10,10 @@ from flax import nnx
 
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.models import UNetSpec
-from sparseshot_jax.training import sharding
+from sparseshot_jax.training import processes, sharding
 from sparseshot_jax.training.checkpoint import Checkpoints
 from sparseshot_jax.training.optimizer import OptimizerSpec, make_optimizer
+from sparseshot_jax.training.sharding import MeshSpec
 from sparseshot_jax.training.step import init_state
 
 
@@ -177,3 +178,58 @@ def test_a_damaged_checkpoint_names_itself(tmp_path, zeros):
     (tmp_path / "c" / "3" / "position" / "metadata").write_text("{")
     with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(InputError, match=r"c/3 cannot be read"):
         checkpoints.restore(zeros)
+
+
+MESHES = {
+    "data 8": MeshSpec(),
+    "fsdp 2": MeshSpec(data=1, fsdp=2, shard_from=1),
+    "fsdp 8": MeshSpec(data=1, fsdp=8, shard_from=1),
+    "one device": MeshSpec(data=1),
+}
+
+
+@pytest.fixture(scope="module")
+def saved_in_parts(tmp_path_factory):
+    """A checkpoint of a state that lay on 2 x 4 devices, its larger arrays split over 4."""
+    layout = sharding.make_layout(MeshSpec(data=2, fsdp=4, shard_from=1))
+    state = layout.place_state(make_state(base=4))
+    assert sum(not leaf.is_fully_replicated for leaf in jax.tree.leaves(state)) > 10
+    folder = tmp_path_factory.mktemp("parts") / "c"
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(state, {"next_batch": 5})
+    return folder
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_state_saved_in_parts_comes_back_on_any_mesh(saved_in_parts, mesh):
+    layout = sharding.make_layout(MESHES[mesh])
+    like = layout.place_state(jax.tree.map(jnp.zeros_like, make_state(base=4)))
+    with Checkpoints(saved_in_parts) as checkpoints:
+        restored, position = checkpoints.restore(like)
+    assert_same(restored, make_state(base=4))
+    assert position == {"next_batch": 5}
+    for leaf, asked in zip(jax.tree.leaves(restored), jax.tree.leaves(layout.state(like))):
+        assert leaf.sharding.is_equivalent_to(asked, leaf.ndim)
+
+
+def test_shapes_alone_bring_whole_arrays_to_one_device(saved_in_parts):
+    with Checkpoints(saved_in_parts) as checkpoints:
+        restored, _ = checkpoints.restore(jax.eval_shape(lambda: make_state(base=4)))
+    assert_same(restored, make_state(base=4))
+    assert {leaf.device for leaf in jax.tree.leaves(restored)} == {jax.local_devices()[0]}
+
+
+def test_the_room_is_that_of_whole_arrays(tmp_path, monkeypatch):
+    layout = sharding.make_layout(MeshSpec(data=1, fsdp=8, shard_from=1))
+    state = layout.place_state(make_state(base=64))
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(make_state(base=64)))
+    tight = shutil.disk_usage(tmp_path)._replace(free=whole)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: tight)
+    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(InputError, match="are free"):
+        checkpoints.save(state, {})
+
+
+def test_a_folder_that_not_all_processes_see(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "gather", lambda value: [value, False, value])
+    with pytest.raises(InputError, match=r"one folder for all processes; process 1 does not see"):
+        Checkpoints(tmp_path / "c")
