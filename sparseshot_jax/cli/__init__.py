@@ -1,14 +1,18 @@
 """The command line. Each verb is a thin caller of `experiment`, `ablate`, `data` or `report`."""
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.markup import escape
 
-from sparseshot_jax.cli import data, runs
+from sparseshot_jax import compile_cache
+from sparseshot_jax.cli import data, profile, runs
 from sparseshot_jax.cli.verbs import Verbs, asks_for_help, find, overview
-from sparseshot_jax.console import ERRORS, say
+from sparseshot_jax.console import CONSOLE, ERRORS, say
 from sparseshot_jax.errors import InputError
+from sparseshot_jax.training import processes
+from sparseshot_jax.training.process_environment import ProcessSpec, split_flags
 
 VERBS: Verbs = {
     "demo": (
@@ -19,10 +23,17 @@ VERBS: Verbs = {
     "evaluate": (runs.evaluate, "measure RUN on its test part"),
     "predict": (runs.predict, "find the objects of images or slides with RUN; GeoJSON for QuPath"),
     "ablate": (runs.ablate, "train a grid of trials through steps compiled once"),
+    "profile": (profile.profile, "time the training step of CONFIG, and say where the time goes"),
     "report": (runs.report, "write RUN/report.html: curves, results, pictures"),
     "data": (data.run, "check, convert, thin and cut data: data VERB"),
     "doctor": (runs.doctor, "say what this machine and installation can do"),
 }
+
+# Verbs whose work many processes share (--coordinator HOST:PORT --processes N --process K, or Slurm, ...).
+SHARED = ("train", "evaluate", "predict", "ablate", "report", "profile")
+
+# Verbs that find again what an earlier process compiled. Not `profile`: it times the compiler.
+COMPILING = ("demo", "train", "evaluate", "predict", "ablate", "report")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -34,7 +45,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         overview(VERBS, "sparseshot")
         return
     try:
-        find(VERBS, arguments[0])(arguments[1:])
+        spec, arguments = split_flags(arguments, os.environ)
+        verb = find(VERBS, arguments[0] if arguments else "")
+        if arguments[0] in COMPILING and not {"-h", "--help"} & set(arguments):
+            compile_cache.enable()
+        if arguments[0] in SHARED and not {"-h", "--help"} & set(arguments):
+            _shared(verb, arguments[1:], spec)
+        else:
+            verb(arguments[1:])
     except InputError as error:
         if debug:
             raise
@@ -45,3 +63,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         say("stopped")
         sys.exit(130)
+
+
+def _shared(verb: Callable[[list[str]], None], arguments: list[str], spec: ProcessSpec) -> None:
+    """Run a verb as one process of its job, which is the only one where nothing says otherwise."""
+    processes.start(spec)
+    with processes.guarded():
+        if not processes.is_lead():
+            CONSOLE.quiet = True  # the lead talks; errors are told by whoever has them
+        verb(arguments)
