@@ -1,13 +1,15 @@
-"""A grid of trials, one after another through compiled steps that they share, to one table."""
+"""A grid of trials, in groups that share a compiled step, to one table."""
 
 import dataclasses
 import itertools
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
+from sparseshot_jax.data import storage
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.training.log import read_rows
 
@@ -56,33 +58,74 @@ def grid(axes: Sequence[str], seeds: Sequence[int]) -> list[Trial]:
 
 def run_trials(
     trials: Sequence[Trial],
-    run_one: Callable[[Trial], Mapping[str, Any]],
-    results: Path,
+    groups_of: Callable[[list[Trial]], Iterable[tuple[Sequence[Trial], Iterable[Mapping[str, Any]]]]],
+    results: epath.PathLike,
     *,
     on_done: Callable[[Trial, Mapping[str, Any]], None] = lambda trial, row: None,
 ) -> list[dict[str, Any]]:
     """Run what `results` does not hold yet; return all rows, in the order of the trials.
 
-    A row is appended when its trial is finished, so a killed sweep goes on with the same call.
+    A row is appended when its trial is finished, so a killed sweep goes on with the same call. A row
+    with "error" is one too: what diverged once would do so again.
+
+    Args:
+        trials: all of the sweep.
+        groups_of: the trials still to be run, in groups, each with the rows of its trials as they come.
+        results: a JSONL file, made where it does not exist.
+        on_done: told of every trial, those found done first.
     """
     done = {row["trial"]: row for row in read_rows(results)}
-    results.parent.mkdir(parents=True, exist_ok=True)
     for trial in trials:
-        if trial.name not in done:
-            row = {"trial": trial.name, **trial.values, "seed": trial.seed, **run_one(trial)}
+        if trial.name in done:
+            on_done(trial, done[trial.name])
+    for group, found in groups_of([trial for trial in trials if trial.name not in done]):
+        for trial, values in zip(group, found):
+            row = {"trial": trial.name, **trial.values, "seed": trial.seed, **values}
             _append(results, list(done.values()), row)
             done[trial.name] = row
-        on_done(trial, done[trial.name])
+            on_done(trial, row)
     return [done[trial.name] for trial in trials]
 
 
-def _append(path: Path, rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
+def over_seeds(trials: Sequence[Trial], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and sample standard deviation of every measure over the seeds of each setting.
+
+    Args:
+        trials: of the sweep.
+        rows: theirs, in the same order.
+
+    Returns:
+        A row a setting: its values, `seeds` (how many gave numbers), `failed` where some did not, and
+        NAME and NAME_sd of each measure; no spread of a single number.
+
+    >>> trials = grid(["loss.alpha=0.1"], [0, 1])
+    >>> over_seeds(trials, [{"dice": 0.5}, {"dice": 0.75}])
+    [{'loss.alpha': '0.1', 'seeds': 2, 'dice': 0.625, 'dice_sd': 0.17677669529663687}]
+    """
+    settings: dict[tuple, list[Mapping[str, Any]]] = {}
+    for trial, row in zip(trials, rows):
+        settings.setdefault(tuple(trial.values.items()), []).append(row)
+    table = []
+    for values, members in settings.items():
+        good = [row for row in members if "error" not in row]
+        summary: dict[str, Any] = {**dict(values), "seeds": len(good)}
+        if len(good) < len(members):
+            summary["failed"] = len(members) - len(good)
+        for name in dict.fromkeys(name for row in good for name in row):
+            numbers = [row[name] for row in good if isinstance(row.get(name), float)]
+            if numbers:
+                summary[name] = statistics.fmean(numbers)
+            if len(numbers) > 1:
+                summary[f"{name}_sd"] = statistics.stdev(numbers)
+        table.append(summary)
+    return table
+
+
+def _append(path: epath.PathLike, rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
     """Whole or not at all: a line that a killed process left half is not carried on."""
-    temporary = path.with_suffix(".tmp")
     try:
-        temporary.write_text("".join(json.dumps(each) + "\n" for each in [*rows, row]))
-        os.replace(temporary, path)
-    except OSError as error:
+        storage.write_bytes(path, "".join(json.dumps(each) + "\n" for each in [*rows, row]).encode())
+    except InputError as error:
         raise InputError(
             f"cannot write {path}: {error}. Free some space, then give the same command again: finished "
             "trials are not run twice."

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -49,6 +50,54 @@ def training_progress(title: str) -> Iterator[Reporter]:
             note=lambda message: progress.console.print(f"[dim]note: {escape(message)}[/dim]"),
             warn=lambda message: progress.console.print(f"[yellow]warning: {escape(message)}[/yellow]"),
         )
+
+
+class SweepProgress:
+    """One bar for all trials of a sweep, in steps; lines above it for what is worth one."""
+
+    def __init__(self, progress: Progress, title: str, steps: Mapping[str, int]):
+        self._progress, self._steps = progress, steps
+        self._reached = dict.fromkeys(steps, 0)
+        self._finished: set[str] = set()
+        self._task = progress.add_task(escape(title), total=sum(steps.values()), status="")
+        self._draw()
+
+    def reporter_of(self, name: str) -> Reporter:
+        """Whom the trial of that name tells."""
+
+        def reach(step: int) -> None:
+            self._reached[name] = step
+            self._draw()
+
+        return Reporter(
+            on_start=lambda step, total: reach(step),
+            on_log=lambda step, row: reach(step),
+            warn=lambda message: self._line(f"[yellow]warning: {escape(f'{name}: {message}')}[/yellow]"),
+        )
+
+    def done(self, name: str, row: Mapping[str, Any]) -> None:
+        """A trial is finished, or failed, and this is its row."""
+        self._finished.add(name)
+        self._reached[name] = self._steps[name]
+        if "error" in row:
+            self._line(f"[yellow]{escape(name)}: {escape(row['error'])}[/yellow]")
+        else:
+            self._line(escape(f"{name}: {row.get('dice_pooled', row.get('f1_distance', row))}"))
+        self._draw()
+
+    def _draw(self) -> None:
+        status = f"steps, {len(self._finished)}/{len(self._steps)} trials"
+        self._progress.update(self._task, completed=sum(self._reached.values()), status=status)
+
+    def _line(self, text: str) -> None:
+        self._progress.console.print(text, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def sweep_progress(title: str, steps: Mapping[str, int]) -> Iterator[SweepProgress]:
+    """A bar for a sweep whose trials, by name, have so many steps."""
+    with _progress() as progress:
+        yield SweepProgress(progress, title, steps)
 
 
 @contextlib.contextmanager

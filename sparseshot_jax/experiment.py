@@ -1,21 +1,19 @@
-"""The verbs: train a config, run a trial of a sweep, report. Here specs become objects."""
+"""The verbs: train a config, report. Here specs become objects."""
 
+import contextlib
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
+from etils import epath
 from jaxtyping import Float64
 
 from sparseshot_jax import metrics, pictures
-from sparseshot_jax.ablate import Trial
-from sparseshot_jax.config import ExperimentConfig, override, to_json
-from sparseshot_jax.data.cases import Case, Source, Splits, scale_at
+from sparseshot_jax.config import ExperimentConfig, to_json
+from sparseshot_jax.data.cases import Case, Splits, scale_at
 from sparseshot_jax.data.cut_tiles import CutTiles
-from sparseshot_jax.data.labels import LabelSpec, wanted
+from sparseshot_jax.data.labels import wanted
 from sparseshot_jax.data.pipeline import train_batches
 from sparseshot_jax.data.shards.reader import ShardTiles
 from sparseshot_jax.data.tile_objects import object_boxes_px
@@ -24,15 +22,26 @@ from sparseshot_jax.errors import InputError
 from sparseshot_jax.evaluate import by_truth, pixel_counts
 from sparseshot_jax.programs import compilations, form_of, fresh_state, hyper_schedule, train_program
 from sparseshot_jax.report import write_report
-from sparseshot_jax.run import Run, load, run_of, write_json
-from sparseshot_jax.run_folder import check_data, check_folder, data_record, extension, record_config
-from sparseshot_jax.training import loop, sharding
+from sparseshot_jax.run import Run, load, run_of
+from sparseshot_jax.run_folder import (
+    check_data,
+    check_folder,
+    data_record,
+    extension,
+    folder_path,
+    record_config,
+    write_json,
+)
+from sparseshot_jax.training import loop, processes, sharding
 from sparseshot_jax.training.checkpoint import Checkpoints
 from sparseshot_jax.training.log import JsonlLog
 from sparseshot_jax.training.prefetch import Prefetch
+from sparseshot_jax.training.recorder import Clock, Log, NoLog, Recorder
 from sparseshot_jax.training.tensorboard import TensorBoard
+from sparseshot_jax.training.tile_log import LoggedTiles
+from sparseshot_jax.types import TrainState
 
-__all__ = ["Reporter", "Run", "compilations", "load", "run_trial", "train", "validate"]
+__all__ = ["Reporter", "Run", "compilations", "load", "train", "validate"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,7 +57,7 @@ class Reporter:
 
 def train(
     config: ExperimentConfig,
-    folder: str | Path | None = None,
+    folder: epath.PathLike | None = None,
     *,
     extend: bool = False,
     splits: Splits | None = None,
@@ -56,9 +65,13 @@ def train(
 ) -> Run:
     """Train, or go on with, the run in `folder` (runs/NAME where it is None).
 
+    In a job of many processes each calls this with the same arguments, and reads its part of the tiles. One
+    of them writes and tells; all write the checkpoints.
+
     Args:
         config: everything that decides the result.
-        folder: made where it does not exist. One that holds a run of the same config resumes it.
+        folder: a local path, gs:// or s3://; made where it does not exist. One that holds a run of the
+            same config resumes it.
         extend: let a run of fewer steps go on to `config.train.steps`. Schedules of the threshold and
             of the learning rate are then stretched to the new length, from where the run stands.
         splits: the data, where it was read already.
@@ -68,16 +81,47 @@ def train(
         InputError: bad data, a folder of another config, a folder that cannot be written.
         loop.Interrupted: a signal came; the state is saved.
     """
-    folder, reporter = Path(folder or Path("runs") / config.name), reporter or Reporter()
+    folder = folder_path(folder or f"runs/{config.name}")
+    reporter = reporter if reporter and processes.is_lead() else Reporter()
+    layout = layout_of(config)
+    with opened(config, folder, layout, extend=extend, splits=splits, reporter=reporter) as (state, recorder):
+        state = loop.fit(state, recorder, step=train_program(form_of(config), layout))
+    return run_of(folder, config, state)
+
+
+def layout_of(config: ExperimentConfig) -> sharding.Layout:
+    """The devices of the job as the config has them.
+
+    Raises:
+        InputError: a mesh that they do not make up, or that does not split the batches or tiles evenly.
+    """
     layout = sharding.make_layout(config.train.mesh)
+    processes.meet(layout.mesh)
     sharding.check_batch_size(config.train.batch_size, layout, config.train.micro_batches)
     sharding.check_height(config.tiles.tile_px, layout, config.model.multiple)
+    return layout
+
+
+@contextlib.contextmanager
+def opened(
+    config: ExperimentConfig,
+    folder: epath.Path,
+    layout: sharding.Layout,
+    *,
+    extend: bool = False,
+    splits: Splits | None = None,
+    reporter: Reporter,
+    clock: Clock | None = None,
+) -> Iterator[tuple[TrainState, Recorder]]:
+    """The run in `folder`, new or as far as it got: its state, and what feeds and records it.
+
+    `layout` says on which devices: those of a job, or the one of a trial. Trials in lock-step share a
+    `clock`.
+
+    Raises:
+        InputError: as of `train`.
+    """
     check_folder(folder, config, extend=extend)
-    if jax.process_count() > 1:
-        raise InputError(
-            "training runs in one process, over all of its devices; this job has "
-            f"{jax.process_count()} processes. Start one."
-        )
     if splits is None:
         splits = config.data.load(config.labels, config.seed)
     tiles = training_tiles(config, splits)
@@ -102,40 +146,51 @@ def train(
     )
     if extend and (longer := extension(folder, config)):
         reporter.note(longer)
-    record_config(folder, config)  # not before the data were found to be good
-    write_json(folder / "data.json", data)
-    with Checkpoints(folder / "checkpoints", config=to_json(config)) as checkpoints:
+    if processes.is_lead():  # and not before the data were found to be good
+        record_config(folder, config)
+        write_json(folder / "data.json", data)
+    processes.barrier("folder")
+    with contextlib.ExitStack() as closing:
+        checkpoints = closing.enter_context(Checkpoints(folder / "checkpoints", config=to_json(config)))
         if checkpoints.latest_step is not None:
             state, position = checkpoints.restore(state)
             batches.set_state(position)
         start = int(state.step)
         reporter.on_start(start, config.train.steps)
-        board = TensorBoard(folder / "tensorboard", resume_step=start) if config.train.tensorboard else None
-        log = JsonlLog(folder / "log.jsonl", resume_step=start, mirror=board)
-        ahead = Prefetch(batches, layout.place, config.train.prefetch)
-        try:
-            state = loop.fit(
-                state,
-                step=train_program(form_of(config), layout),
-                batches=ahead,
-                hyper_at=hyper_schedule(config),
-                validate=lambda state: validate(run_of(folder, config, state), splits),
-                checkpoints=checkpoints,
-                log=log,
-                cadence=loop.Cadence(
-                    total=config.train.steps,
-                    log=config.train.log_every,
-                    validate=config.train.validate_every,
-                    checkpoint=config.train.checkpoint_every,
-                ),
-                on_log=reporter.on_log,
-                warn=reporter.warn,
-            )
-        finally:
-            log.close()
-            ahead.close()
-            batches.close()
-    return run_of(folder, config, state)
+        closing.callback(batches.close)
+        feed = ahead = Prefetch(batches, layout.place, config.train.prefetch)
+        closing.callback(ahead.close)
+        if config.train.log_tiles:
+            feed = LoggedTiles(ahead, batches.held, folder=folder / "tiles", resume_step=start)
+            closing.callback(feed.close)
+        recorder = Recorder(
+            done=start,
+            batches=feed,
+            hyper_at=hyper_schedule(config),
+            validate=lambda state: validate(run_of(folder, config, state), splits),
+            checkpoints=checkpoints,
+            log=_log(folder, config, start, closing),
+            cadence=loop.Cadence(
+                total=config.train.steps,
+                log=config.train.log_every,
+                validate=config.train.validate_every,
+                checkpoint=config.train.checkpoint_every,
+            ),
+            on_log=reporter.on_log,
+            warn=reporter.warn,
+            clock=clock,
+        )
+        yield state, recorder
+
+
+def _log(folder: epath.Path, config: ExperimentConfig, step: int, closing: contextlib.ExitStack) -> Log:
+    """The log of the run, which goes on from a step; of many processes one writes it."""
+    if not processes.is_lead():
+        return NoLog()
+    board = TensorBoard(folder / "tensorboard", resume_step=step) if config.train.tensorboard else None
+    log = JsonlLog(folder / "log.jsonl", resume_step=step, mirror=board)
+    closing.callback(log.close)
+    return log
 
 
 def object_sizes_px(cases: Sequence[Case], config: ExperimentConfig) -> Float64[np.ndarray, "n 2"]:
@@ -212,44 +267,7 @@ def _detection_row(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def run_trial(config: ExperimentConfig, trial: Trial, folder: Path) -> dict[str, float]:
-    """Train and score one trial of a sweep in `folder`/NAME; trials of one form share a compilation.
-
-    Returns:
-        The last validation row, or the scores at the fixed and the oracle threshold where there is a
-        test part alone.
-    """
-    config = trial_config(config, trial)
-    splits = _splits(config.data, config.labels, config.seed)
-    run = train(config, folder / trial.name, splits=splits)
-    if splits.validation:
-        row = [row for row in run.rows() if row["event"] == "validation"][-1]
-        return {key: value for key, value in row.items() if key not in ("event", "step")}
-    if not splits.test:
-        return {"loss": run.rows()[-1]["loss"]}
-    points = run.evaluate(splits)["operating_points"]
-    measure = "f1_distance" if run.detects else "dice_pooled"
-    return {f"{measure}_{name}": point[measure]["mean"] for name, point in points.items()}
-
-
-def trial_config(config: ExperimentConfig, trial: Trial) -> ExperimentConfig:
-    """The config of one trial.
-
-    Raises:
-        InputError: a field that is not there, or a value that it cannot hold.
-    """
-    for field, value in trial.values.items():
-        config = override(config, field, value)
-    return dataclasses.replace(config, seed=trial.seed, name=trial.name)
-
-
-@functools.lru_cache(maxsize=4)
-def _splits(data: Source, labels: LabelSpec, seed: int) -> Splits:
-    """The trials of a sweep that share their data read it once."""
-    return data.load(labels, seed)
-
-
-def report(run: Run) -> Path:
+def report(run: Run) -> epath.Path:
     """Write RUN/report.html: curves, results, pictures, config, versions."""
     splits = run.splits()
     evaluation = run.evaluation_of(splits)
@@ -259,15 +277,16 @@ def report(run: Run) -> Path:
         notes = [pictures.NO_DENSE_OBJECTS if run.detects else pictures.NO_DENSE_TRUTH, *notes]
     if run.detects and pictures.truth_is_points(splits):
         notes.append(pictures.POINT_TRUTH)
-    write_report(
-        run.folder / "report.html",
-        title=run.config.name,
-        config=to_json(run.config),
-        rows=run.rows(),
-        evaluation=evaluation if "operating_points" in evaluation else None,  # pyright: ignore
-        held_out=held_out,
-        panels=pictures.panels({"prediction": run}, splits),
-        notes=notes,
-        versions=pictures.versions(),
-    )
+    if processes.is_lead():
+        write_report(
+            run.folder / "report.html",
+            title=run.config.name,
+            config=to_json(run.config),
+            rows=run.rows(),
+            evaluation=evaluation if "operating_points" in evaluation else None,  # pyright: ignore
+            held_out=held_out,
+            panels=pictures.panels({"prediction": run}, splits),
+            notes=notes,
+            versions=pictures.versions(),
+        )
     return run.folder / "report.html"

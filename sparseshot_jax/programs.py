@@ -19,6 +19,7 @@ from sparseshot_jax.training.optimizer import OptimizerSpec, make_optimizer, rat
 from sparseshot_jax.training.sharding import Layout
 from sparseshot_jax.training.step import init_state, make_eval_step, make_train_step
 from sparseshot_jax.training.tasks import TASKS
+from sparseshot_jax.training.trials import Step, TrialLayout
 from sparseshot_jax.types import Batch, Detections, Hyper, Measures, TrainState
 
 
@@ -71,17 +72,22 @@ def _graphdef(shape: Form) -> nnx.GraphDef:
     return nnx.split(shape.model.build(classes=shape.classes, rngs=nnx.Rngs(0)), nnx.Param, ...)[0]
 
 
-def step_of(shape: Form, layout: Layout) -> Callable[[TrainState, Batch, Hyper], tuple[TrainState, Measures]]:
-    """The pure function of one step of a form, its state kept where the layout says."""
-    step = make_train_step(
+def plain_step_of(shape: Form, **options: Any) -> Step:
+    """The pure function of one step of a form; `options` as of `make_train_step`."""
+    return make_train_step(
         graphdef=_graphdef(shape),
         objective=TASKS[shape.model.task].objective(shape.model, shape.loss.terms),
         optimizer=make_optimizer(shape.optimizer),
         augmentation=shape.augment,
         micro_batches=shape.micro_batches,
         remat=shape.remat,
-        whole=layout.whole,
+        **options,
     )
+
+
+def step_of(shape: Form, layout: Layout) -> Step:
+    """The pure function of one step of a form, its state kept where the layout says."""
+    step = plain_step_of(shape, whole=layout.whole)
 
     def train_step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Measures]:
         state, measures = step(state, batch, hyper)
@@ -97,6 +103,14 @@ def train_program(shape: Form, layout: Layout) -> Callable[..., Any]:
     A second trial of the form on the same devices compiles nothing.
     """
     program = jax.jit(step_of(shape, layout), donate_argnames=("state",))
+    _STEPS.append(program)
+    return program
+
+
+@functools.cache
+def trials_program(shape: Form, layout: TrialLayout) -> Callable[..., Any]:
+    """Jitted (states, batches, hypers) -> (states, measures), a trial a device; the states are donated."""
+    program = layout.program(plain_step_of(shape))
     _STEPS.append(program)
     return program
 

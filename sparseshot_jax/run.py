@@ -1,17 +1,19 @@
 """A trained run: load it, measure it, find objects with it."""
 
 import dataclasses
+import functools
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jaxtyping import Array, Float, Float32, UInt8
 
 from sparseshot_jax import find, metrics
 from sparseshot_jax.config import ExperimentConfig, load_config, to_json
+from sparseshot_jax.data import storage
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.cases import Case, Splits
 from sparseshot_jax.data.slides.slide import Slide, open_slide
@@ -29,8 +31,10 @@ from sparseshot_jax.evaluate import (
     measure_sparse_detections,
     pixel_counts,
 )
-from sparseshot_jax.predict import DetectionPart, Prediction, probability_map
-from sparseshot_jax.programs import detector, eval_program, form_of, fresh_state, without_traced
+from sparseshot_jax.predict import WHOLE, Band, DetectionPart, Prediction, Spread, Work, probability_map
+from sparseshot_jax.programs import abstract_state, detector, eval_program, form_of, without_traced
+from sparseshot_jax.run_folder import folder_path, has_checkpoint, read_json, write_json
+from sparseshot_jax.training import processes, sharding
 from sparseshot_jax.training.checkpoint import Checkpoints
 from sparseshot_jax.training.log import read_rows
 from sparseshot_jax.types import Detections, TrainState
@@ -42,7 +46,7 @@ FLOOR = 0.02  # of a detection's score, down to which thresholds can be compared
 class Run:
     """A trained model with all that was used to train it."""
 
-    folder: Path
+    folder: epath.Path
     config: ExperimentConfig
     variables: tuple[Any, Any]  # parameters and statistics, averaged where the config says so
     step: int
@@ -56,13 +60,19 @@ class Run:
     def _floor(self) -> float:
         return min(FLOOR, self.config.predict.threshold)
 
+    @functools.cached_property
+    def _spread(self) -> Spread:
+        return Spread(self.variables)
+
     def infer(self, images: UInt8[np.ndarray, "b h w 3"]) -> Any:
         """What the model says of RGB images whose sides it can take, as its task has it.
+
+        The images are split over the devices of this process.
 
         `CellOutput` of a detector; else p of each class [b, h, w, C], and the depth behind it where the
         model has one.
         """
-        return eval_program(form_of(self.config))(self.variables, images)
+        return self._spread(eval_program(form_of(self.config)), images)
 
     def probability(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[Array, "b h w c"]:
         """p of each class at every pixel of RGB images whose sides the model can take."""
@@ -72,7 +82,7 @@ class Run:
         """A detector's objects in RGB images whose sides it can take, down to a score of `FLOOR`."""
         spec = self.config.predict.decode
         limits = spec.limits(mpp=self.config.tiles.mpp) | {"threshold": self._floor}
-        return detector(form_of(self.config), without_traced(spec))(self.variables, images, limits)
+        return self._spread(detector(form_of(self.config), without_traced(spec)), images, limits)
 
     def probability_map(self, case: Case) -> Float32[np.ndarray, "h w"]:
         """p of foreground of a whole image or slide at the model's resolution."""
@@ -86,8 +96,9 @@ class Run:
         region: Annotations | None = None,
         mpp: float | None = None,
         threshold: float | None = None,
+        band: Band = WHOLE,
         on_progress: Callable[[int, int, int], None] = lambda done, total, objects: None,
-    ) -> Iterator[Prediction] | Iterator[DetectionPart]:
+    ) -> Work[Prediction] | Work[DetectionPart]:
         """Objects of an image or slide of any size, as they are complete; memory stays bounded.
 
         Polygons of a segmentation (parted where they touch, if `predict.instances` says so); boxes or
@@ -98,6 +109,7 @@ class Run:
             region: only objects whose centroid lies in these polygons; level-0 pixels.
             mpp: micrometres a level-0 pixel, where the file does not say.
             threshold: in place of the config's `predict.threshold`.
+            band: of a slide that is shared out: see `predict.write_shared`.
             on_progress: told of tiles done, tiles in all, and objects found.
 
         Raises:
@@ -119,6 +131,7 @@ class Run:
             threshold=spec.threshold if threshold is None else threshold,
             region=region,
             tissue=tissue_mask(slide) if spec.tissue_only else None,
+            band=band,
             on_progress=on_progress,
         )
 
@@ -183,6 +196,7 @@ class Run:
                 halo_px=self.config.model.receptive_radius_px,
                 distance_um=self.config.measure.distance_um,
                 threshold=self.config.predict.threshold,
+                batch_size=find.batch_size(self.config),
             )
         return measure_sparse(
             self.probability,
@@ -190,15 +204,15 @@ class Run:
             tiles=self.config.tiles,
             multiple=self.config.model.multiple,
             threshold=self.config.predict.threshold,
+            batch_size=find.batch_size(self.config),
         )
 
     def evaluation_of(self, splits: Splits) -> dict[str, Any]:
         """evaluation.json, measured first where it is missing, of another step or of other options."""
-        path = self.folder / "evaluation.json"
-        if path.is_file():
-            result = json.loads(path.read_text())
-            if result.get("step") == self.step and result.get("options") == self._options():
-                return result
+        # Read by one process: another might find what the first has just written, and not measure with it.
+        (result,) = processes.dealt([self.folder / "evaluation.json"], read_json)
+        if result and result.get("step") == self.step and result.get("options") == self._options():
+            return result
         return self.evaluate(splits)
 
     def evaluate(
@@ -210,10 +224,12 @@ class Run:
     ) -> dict[str, Any]:
         """Measure on the test part, or on validation where there is no test part.
 
+        In a job of many processes all call it: cases are dealt out, each has the result, the lead writes it.
+
         Args:
             splits: the data, where it was read already.
             threshold_carried: chosen elsewhere; None: the best one on dense validation images.
-            on_case: told of every scored case.
+            on_case: told of every scored case of this process.
 
         Returns:
             `metrics.Evaluation`, or `metrics.DetectionEvaluation` of a detector, and "step"; "held_out"
@@ -230,7 +246,7 @@ class Run:
         if scored:
             about = {"split": "test" if splits.test else "validation", "seed": 0, "on_case": on_case}
             result |= self.measure(scored, threshold_carried=threshold_carried, **about)
-        write_json(self.folder / "evaluation.json", result)
+        processes.dealt([self.folder / "evaluation.json"], lambda path: write_json(path, result))
         return result
 
     def _options(self) -> dict[str, Any]:
@@ -269,14 +285,14 @@ class Run:
         return result
 
 
-def load(folder: str | Path) -> Run:
+def load(folder: epath.PathLike) -> Run:
     """The run in a folder, at its newest checkpoint.
 
     Raises:
         InputError: no run there, or none that got as far as a checkpoint.
     """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
+    folder = folder_path(folder)
+    if not storage.exists(folder / "config.json"):
         raise InputError(f"{folder} is not a run folder: it has no config.json. Train first.")
     if not has_checkpoint(folder):
         raise InputError(
@@ -284,33 +300,15 @@ def load(folder: str | Path) -> Run:
         )
     config = load_config(folder / "config.json")
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        state, _ = checkpoints.restore(fresh_state(config))
+        state, _ = checkpoints.restore(abstract_state(config))
     return run_of(folder, config, state)
 
 
-def has_checkpoint(folder: Path) -> bool:
-    """Whether the run in a folder got as far as a checkpoint."""
-    checkpoints = folder / "checkpoints"
-    return checkpoints.is_dir() and any(child.name.isdigit() for child in checkpoints.iterdir())
+def run_of(folder: epath.Path, config: ExperimentConfig, state: TrainState) -> Run:
+    """The run as it stands in a training state; averaged parameters where the config asks for them.
 
-
-def write_json(path: Path, values: Any) -> None:
-    """Whole or not at all.
-
-    Raises:
-        InputError: the file cannot be written.
+    Where the state is split over devices, its parts come together: all processes of a job call this.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_text(json.dumps(values, indent=2) + "\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error}. Make the folder writable, or free some space."
-        ) from error
-
-
-def run_of(folder: Path, config: ExperimentConfig, state: TrainState) -> Run:
-    """The run as it stands in a training state; averaged parameters where the config asks for them."""
     variables = state.ema if state.ema is not None else (state.params, state.stats)
-    return Run(folder=folder, config=config, variables=variables, step=int(state.step))
+    whole = sharding.local_copy(variables)
+    return Run(folder=folder, config=config, variables=whole, step=int(state.step))

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from sparseshot_jax.ablate import Trial, grid, run_trials
+from sparseshot_jax.ablate import Trial, grid, over_seeds, run_trials
 from sparseshot_jax.errors import InputError
 
 
@@ -35,6 +35,10 @@ def rows_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def one_by_one(run_one):
+    return lambda rest: (((trial,), (run_one(each) for each in (trial,))) for trial in rest)
+
+
 def test_trials_run_once_in_order_and_a_killed_sweep_goes_on(tmp_path):
     trials, results, ran = grid(["x=1,2,3"], [0]), tmp_path / "sweep" / "results.jsonl", []
 
@@ -45,14 +49,14 @@ def test_trials_run_once_in_order_and_a_killed_sweep_goes_on(tmp_path):
         return {"score": int(trial.values["x"]) * 10}
 
     with pytest.raises(KeyboardInterrupt):
-        run_trials(trials, run_one, results)
+        run_trials(trials, one_by_one(run_one), results)
     assert [row["score"] for row in rows_of(results)] == [10, 20]
     with results.open("a") as file:
         file.write('{"trial": "x=3_seed=0", "sc')  # what a kill in mid-row leaves
     told = []
     rows = run_trials(
         trials,
-        lambda trial: {"score": 30},
+        one_by_one(lambda trial: {"score": 30}),
         results,
         on_done=lambda trial, row: told.append((trial.name, row["score"])),
     )
@@ -64,6 +68,40 @@ def test_trials_run_once_in_order_and_a_killed_sweep_goes_on(tmp_path):
 
 def test_rows_come_in_the_order_asked_for(tmp_path):
     results = tmp_path / "results.jsonl"
-    run_trials(grid(["x=1,2"], [0]), lambda trial: {}, results)
-    rows = run_trials(grid(["x=2,1,5"], [0]), lambda trial: {}, results)
+    run_trials(grid(["x=1,2"], [0]), one_by_one(lambda trial: {}), results)
+    rows = run_trials(grid(["x=2,1,5"], [0]), one_by_one(lambda trial: {}), results)
     assert [row["x"] for row in rows] == ["2", "1", "5"]
+
+
+def test_a_group_gives_its_rows_as_they_come(tmp_path):
+    trials, results, asked = grid(["x=1,2,3"], [0]), tmp_path / "results.jsonl", []
+
+    def groups_of(rest):
+        asked.append([trial.name for trial in rest])
+        yield rest[1:], iter([{"score": 2.0}, {"error": "not finite"}])
+        assert [row["x"] for row in rows_of(results)] == ["2", "3"]
+        yield rest[:1], iter([{"score": 1.0}])
+
+    rows = run_trials(trials, groups_of, results)
+    assert [(row["x"], row.get("score"), row.get("error")) for row in rows] == [
+        ("1", 1.0, None),
+        ("2", 2.0, None),
+        ("3", None, "not finite"),
+    ]
+    assert run_trials(trials, groups_of_none, results) == rows
+
+
+def groups_of_none(rest):
+    assert rest == []  # what diverged once is not tried again
+    return ()
+
+
+def test_the_spread_is_over_the_seeds_that_gave_a_number():
+    trials = grid(["x=1,2"], [0, 1, 2])
+    rows = [{"seed": trial.seed, "dice": float(trial.values["x"]) * trial.seed} for trial in trials]
+    rows[4] = {"seed": 1, "error": "not finite"}
+    rows[5] = {"seed": 2, "dice": 4.0, "recall": None}
+    assert over_seeds(trials, rows) == [
+        {"x": "1", "seeds": 3, "dice": 1.0, "dice_sd": 1.0},
+        {"x": "2", "seeds": 2, "failed": 1, "dice": 2.0, "dice_sd": pytest.approx(8**0.5)},
+    ]

@@ -53,8 +53,24 @@ def show_rows(rows: Sequence[dict[str, Any]]) -> None:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     shown = Table(*columns)
     for row in rows:
-        shown.add_row(*(_short(row.get(key, "")) for key in columns))
+        # Of an error what happened; what to do was said when it did.
+        cells = row | ({"error": row["error"].partition(". ")[0]} if "error" in row else {})
+        shown.add_row(*(_short(cells.get(key, "")) for key in columns))
     CONSOLE.print(shown)
+
+
+def show_spread(rows: Sequence[dict[str, Any]]) -> None:
+    """Rows of `ablate.over_seeds` as a table, NAME and NAME_sd in one column."""
+
+    def joined(row: dict[str, Any]) -> dict[str, Any]:
+        spreads = {f"{name}_sd" for name in row} & set(row)
+        return {
+            name: f"{_short(value)} ± {_short(row[f'{name}_sd'])}" if f"{name}_sd" in spreads else value
+            for name, value in row.items()
+            if name not in spreads
+        }
+
+    show_rows([joined(row) for row in rows])
 
 
 def _short(value: Any) -> str:

@@ -4,12 +4,19 @@ cases = source.load(labels, seed).train
 tiles = CutTiles(cases, spec, tile_index(cases, spec))  # or ShardTiles(folder)
 batches = train_batches(tiles, batch_size=8, seed=0, on_fault=print)
 batch = next(batches)
+
+There is one sequence of tiles for all processes. Batch n of a global size B is its tiles [n B, (n + 1) B),
+and process p of P reads rows [p B / P, (p + 1) B / P) of it. So a batch, row for row, is the same for any P,
+and with it what the step draws for each row; the position is one number, the tiles given out so far, and
+serves any number of processes, worker processes and threads, and any B.
+
+grain.experimental.ElasticIterator (0.2.18) keeps one number as well. It is not used, because it gives each
+process every P-th tile, so that rows change their order with P; drops what does not fill the last batch; lets
+processes end after unequal numbers of batches; and takes neither a way to stack tiles nor a start of workers.
 """
 
 import dataclasses
-import functools
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,7 +35,6 @@ from sparseshot_jax.types import Batch
 
 STALL_S = 600.0  # seconds without a batch after which reading is taken to hang
 _PROBES = 16  # places tried for the shape of a tile where none was read so far
-_ENDLESS = sys.maxsize >> 2  # more tiles than this are a sequence without an end
 
 Warn = Callable[[str], None]
 _warn: Warn = logging.getLogger(__name__).warning
@@ -73,19 +79,10 @@ class Draw:
         return self.reader.read(self.place, np.random.Generator(np.random.Philox(self.seed)))
 
 
-def tile_dataset(
-    tiles: Tiles,
-    *,
-    seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
-    epochs: int | None = None,
-) -> grain.MapDataset:
-    """The sequence of `Draw` of one process, addressed by number; endless without `epochs`.
+def tile_dataset(tiles: Tiles, *, seed: int, epochs: int | None = None) -> grain.MapDataset:
+    """The sequence of `Draw` of all processes, addressed by number; endless without `epochs`.
 
-    Every epoch visits each place once, in a new order. Process p of P has the tiles p, p + P, p + 2 P
-    ... of one sequence, so that a global batch holds the same tiles for any P. An end is filled up with
-    blank tiles (not valid, all ground ignored) until every process has as many.
+    Every epoch visits each place once, in a new order.
 
     Raises:
         InputError: there is no place at all, or `epochs` is below 1.
@@ -95,10 +92,33 @@ def tile_dataset(
     if epochs is not None and epochs < 1:
         raise InputError(f"epochs must be at least 1; got {epochs}. None is without end.")
     reader = _Reader(tiles)
-    dataset = grain.MapDataset.range(len(tiles)).seed(seed).shuffle().repeat(epochs).random_map(reader)
-    if epochs is not None:
-        dataset = _filled(dataset, process_count, reader)
-    return dataset[process_index::process_count]
+    return grain.MapDataset.range(len(tiles)).seed(seed).shuffle().repeat(epochs).random_map(reader)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Share:
+    """Number of a global batch, counted from `start`, -> what this process has of it."""
+
+    sequence: grain.MapDataset
+    start: int  # tiles of the sequence before batch 0
+    size: int  # tiles of a global batch
+    rows: range  # of them, those of this process
+
+    def __len__(self) -> int:
+        return max(0, -(-(len(self.sequence) - self.start) // self.size))
+
+    def __call__(self, number: int) -> dict[str, Any]:
+        return read_stacked([draw for _, draw in self.draws(number)])
+
+    def draws(self, number: int) -> list[tuple[int, Draw]]:
+        """Number in the sequence and draw of each row; -1 and a blank beyond the sequence's end."""
+        first = self.start + number * self.size
+        return [self._draw(first + row) for row in self.rows]
+
+    def _draw(self, at: int) -> tuple[int, Draw]:
+        within = at < len(self.sequence)
+        draw: Any = self.sequence[at if within else 0]
+        return (at, draw) if within else (-1, Draw(reader=draw.reader, place=-1, seed=0))
 
 
 class TrainBatches(Iterator[Batch]):
@@ -106,18 +126,20 @@ class TrainBatches(Iterator[Batch]):
 
     def __init__(
         self,
-        dataset: grain.MapDataset,
+        sequence: grain.MapDataset,
         *,
         batch_size: int,
+        process_index: int = 0,
+        process_count: int = 1,
         workers: int = 0,
         threads: int = 4,
         max_fault_share: float = 0.01,
         on_fault: Warn = _warn,
         stall_s: float = STALL_S,
     ):
-        if len(dataset) < _ENDLESS:
-            dataset = _filled(dataset, batch_size, None)
-        self._batches = dataset.batch(batch_size, drop_remainder=True, batch_fn=read_stacked)
+        self._sequence = sequence
+        self._size = batch_size * process_count
+        self._rows = range(process_index * batch_size, (process_index + 1) * batch_size)
         self._workers = workers
         self._threads = threads
         self._next = 0
@@ -134,23 +156,36 @@ class TrainBatches(Iterator[Batch]):
         except TimeoutError:
             self._iterator = None  # closing it would wait for what hangs
             raise InputError(self._stalled()) from None
-        self._next += 1
+        self._next += self._size
         faults = arrays.pop("faults")
         self.faults.add(tiles=arrays.pop("tiles"), faults=faults)
         if not arrays:
-            raise InputError(
-                f"{faults[-1].message} No other tile could be read either: training cannot begin."
-            )
+            why = f"{faults[-1].message} " if faults else ""
+            raise InputError(f"{why}No other tile could be read either: training cannot begin.")
         return as_batch(arrays)
 
     def get_state(self) -> dict[str, Any]:
-        """The position: how many batches were given out. JSON-ready."""
-        return {"next_batch": self._next}
+        """The position: how many tiles all processes gave out, those that fill an end too. JSON-ready."""
+        return {"next_tile": self._next}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continue after `state["next_batch"]` batches, whatever workers and threads there were."""
+        """Continue at a position, whatever processes, workers, threads and batch size there were.
+
+        Runs of before processes were counted hold {"next_batch": n}: n batches of this size.
+        """
         self.close()
-        self._next = int(state["next_batch"])
+        self._next = int(state["next_tile"] if "next_tile" in state else state["next_batch"] * self._size)
+
+    def held(self, state: dict[str, Any]) -> tuple[list[int], list[int]]:
+        """Of each row of this process's batch that ended at position `state`: number in the sequence, place.
+
+        -1 and -1 for a tile that only fills up the end.
+        """
+        draws = self._share(state["next_tile"] - self._size).draws(0)
+        return [at for at, _ in draws], [draw.place for _, draw in draws]
+
+    def _share(self, start: int) -> _Share:
+        return _Share(sequence=self._sequence, start=start, size=self._size, rows=self._rows)
 
     def close(self) -> None:
         """Stop threads and worker processes; the next batch starts new ones."""
@@ -160,9 +195,10 @@ class TrainBatches(Iterator[Batch]):
             self._iterator = None
 
     def _start(self) -> grain.DatasetIterator:
-        # Slicing before the work is handed out makes the position one number: grain's own state
-        # counts per worker, and could not be restored with another number of them.
-        rest = self._batches[self._next :]
+        # Counting anew from the position makes it one number: grain's own state counts per worker, and
+        # could not be restored with another number of them.
+        share = self._share(self._next)
+        rest = grain.MapDataset.range(len(share)).map(share)
         ahead = max(2, 2 * self._threads)
         options = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=ahead)
         batches = rest.to_iter_dataset(options)
@@ -207,8 +243,9 @@ def train_batches(
         workers: worker processes; 0 reads in threads of this process, which is enough where decoding
             releases the interpreter (slides).
         threads: reading threads in each process.
-        process_index: this process among `process_count`, each with its own share of the tiles.
-        process_count: processes that train together.
+        process_index: which share of each global batch this process reads, among `process_count`.
+        process_count: shares of `batch_size` tiles. Processes that hold parts of the same tiles (a mesh
+            whose "space" spans processes) read one share.
         epochs: passes over the tiles. Every process gets the same number of batches; the last is filled
             up with tiles that are not valid. None = without end.
         max_fault_share: of tiles that may be unreadable, [0, 1]; held from 100 tiles on.
@@ -225,10 +262,13 @@ def train_batches(
     for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
         if value < least:
             raise InputError(f"{name} must be at least {least}; got {value}.")
-    share = {"process_index": process_index, "process_count": process_count}
+    if not 0 <= process_index < process_count:
+        raise InputError(f"process_index must be in [0, {process_count}); got {process_index}.")
     return TrainBatches(
-        tile_dataset(tiles, seed=seed, epochs=epochs, **share),
+        tile_dataset(tiles, seed=seed, epochs=epochs),
         batch_size=batch_size,
+        process_index=process_index,
+        process_count=process_count,
         workers=workers,
         threads=threads,
         max_fault_share=max_fault_share,
@@ -270,17 +310,3 @@ class _Reader:
             except InputError:
                 continue
         return None
-
-
-def _filled(dataset: grain.MapDataset, multiple: int, reader: _Reader | None) -> grain.MapDataset:
-    """The dataset with blank tiles at its end until its length is a multiple."""
-    missing = -len(dataset) % multiple
-    if not missing:
-        return dataset
-    blank = grain.MapDataset.range(missing).map(functools.partial(_blank_draw, reader))
-    return grain.MapDataset.concatenate([dataset, blank])
-
-
-def _blank_draw(reader: _Reader | None, number: int) -> Draw:
-    del number
-    return Draw(reader=reader, place=-1, seed=0)

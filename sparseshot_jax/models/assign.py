@@ -120,7 +120,8 @@ def _inside(objects: Objects, ground: UInt8[Array, "b h w"]) -> Bool[Array, "b n
     centre = jnp.floor(_centres(objects.boxes_yxyx_px)).astype(jnp.int32)
     inside = ((centre >= 0) & (centre < size)).all(axis=-1)
     row, column = jnp.moveaxis(jnp.clip(centre, 0, size - 1), -1, 0)
-    at = jnp.take_along_axis(ground.reshape(len(ground), -1), row * ground.shape[2] + column, axis=1)
+    # By row and column, not by one number: a flattened tile whose rows lie on many devices is gathered.
+    at = jax.vmap(lambda codes, y, x: codes[y, x])(ground, row, column)
     return objects.present & inside & (at != Ground.IGNORED)
 
 

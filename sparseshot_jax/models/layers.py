@@ -21,6 +21,13 @@ from jaxtyping import Array, Bool, Float, Key, UInt8
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}  # of the arithmetic
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
+_STRIPS = 4
+_LARGE = 2**22  # elements from which an array outgrows the cache of a CPU's core several times
+
+# What `jax.checkpoint` may keep of a forward pass, by `checkpoint_name`: every convolution or matrix product
+# before its normalisation; the output of every block, which is less, and more to compute again.
+CONVOLUTION, BLOCK = "convolution", "block"
+
 
 def scale_image(image: UInt8[Array, "*b"]) -> Float[Array, "*b"]:
     """RGB bytes to what every model takes: float32 in [-1, 1].
@@ -46,7 +53,54 @@ def convolve_summed(
     """`convolve` without the copy of a concatenation: each input's convolution, summed."""
     ends = list(itertools.accumulate(x.shape[-1] for x in inputs))
     kernels = jnp.split(kernel, ends[:-1], axis=2)
-    return functools.reduce(operator.add, (convolve(x, kernel=k) for x, k in zip(inputs, kernels)))
+    return functools.reduce(operator.add, (_convolve_cached(x, k) for x, k in zip(inputs, kernels)))
+
+
+def _convolve_cached(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c k"]) -> Float[Array, "b h w k"]:
+    """`convolve` in the form whose gradient is the fastest at this size: see docs/benchmarks.md."""
+    if x.size >= _LARGE and kernel.shape[-1] > 16 and x.shape[2] % _STRIPS == 0:
+        return convolve_in_strips(x, kernel)
+    return convolve(x, kernel=kernel)
+
+
+@jax.custom_vjp
+def convolve_in_strips(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c k"]
+) -> Float[Array, "b h w k"]:
+    """`convolve` of a width divisible by 4, the kernel's gradient summed over 4 strips of columns.
+
+    The gradient reads both of its inputs nine times: a strip stays in the cache. Columns, because the
+    height may be split over devices.
+    """
+    return convolve(x, kernel=kernel)
+
+
+def _strips_forward(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c k"]
+) -> tuple[Array, tuple[Array, Array]]:
+    return convolve(x, kernel=kernel), (x, kernel)
+
+
+def _strips_backward(inputs: tuple[Array, Array], g: Float[Array, "b h w k"]) -> tuple[Array, Array]:
+    x, kernel = inputs
+    (dx,) = jax.vjp(lambda x: convolve(x, kernel=kernel), x)[1](g)
+    padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
+    step = g.shape[2] // _STRIPS
+    parts = []
+    for first in range(0, g.shape[2], step):
+        strip = padded[:, :, first : first + step + 2]
+        of_kernel = functools.partial(
+            lax.conv_general_dilated,
+            strip,
+            window_strides=(1, 1),
+            padding=((1, 1), (0, 0)),
+            dimension_numbers=_NHWC,
+        )
+        parts += jax.vjp(of_kernel, kernel)[1](g[:, :, first : first + step])
+    return dx, functools.reduce(operator.add, parts)
+
+
+convolve_in_strips.defvjp(_strips_forward, _strips_backward)
 
 
 def pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
@@ -76,6 +130,29 @@ def up_convolve_product(
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, kernel.shape[-1])
 
 
+@jax.custom_vjp
+def up_convolve_sliced(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "2 2 c k"]
+) -> Float[Array, "b 2*h 2*w k"]:
+    """`up_convolve`; the gradient of its kernel is made of strided slices.
+
+    Where the rows of a tile lie on several devices, XLA gathers both maps for the gradient that
+    `up_convolve` has by itself; slices stay where they are.
+    """
+    return up_convolve(x, kernel)
+
+
+def _sliced_gradients(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    of_x = lax.conv_general_dilated(g, kernel.swapaxes(2, 3), (2, 2), "VALID", dimension_numbers=_NHWC)
+    product = functools.partial(jnp.einsum, "bhwc,bhwk->ck", x, preferred_element_type=jnp.float32)
+    of_kernel = jnp.stack([jnp.stack([product(g[:, i::2, j::2]) for j in range(2)]) for i in range(2)])
+    return of_x, of_kernel.astype(kernel.dtype)
+
+
+up_convolve_sliced.defvjp(lambda x, kernel: (up_convolve(x, kernel), (x, kernel)), _sliced_gradients)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Forms:
     """One choice of form for every operation that has several."""
@@ -87,6 +164,7 @@ class Forms:
 
 FORMS = {
     "cpu": Forms(convolve=convolve_summed, pool=pool_strided, up_convolve=up_convolve_product),
+    "gpu": Forms(convolve=convolve, pool=pool, up_convolve=up_convolve_sliced),
     "textbook": Forms(convolve=convolve, pool=pool, up_convolve=up_convolve),
 }
 
@@ -94,7 +172,7 @@ FORMS = {
 def forms(form: str = "auto") -> Forms:
     """The forms named, or those that suit JAX's default back end."""
     if form == "auto":
-        form = "cpu" if jax.default_backend() == "cpu" else "textbook"
+        form = {"cpu": "cpu", "gpu": "gpu"}.get(jax.default_backend(), "textbook")
     return FORMS[form]
 
 

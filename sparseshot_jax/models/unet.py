@@ -10,10 +10,11 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Key
 
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.models.layers import DTYPES, FORMS, NORMS, Forms, forms, normals
+from sparseshot_jax.models.layers import BLOCK, CONVOLUTION, DTYPES, FORMS, NORMS, Forms, forms, normals
 from sparseshot_jax.types import Needs
 
 _MEAN_DEPTH_LOGIT = -math.log(2.0)  # of 1/3, the mean over a disc of distance to the border / radius
@@ -34,7 +35,7 @@ class UNetSpec:
     dtype: str = "float32"  # of the arithmetic, float32 or bfloat16; parameters and logits: float32
     # p of foreground at the start, (0, 1); below every threshold rho. Decides numbers and no program.
     prior: float = dataclasses.field(default=0.05, metadata={"traced": True})
-    form: str = "auto"  # of the arithmetic: cpu, textbook, or as the back end likes it
+    form: str = "auto"  # of the arithmetic: cpu, gpu, textbook (TPU), or as the back end likes it
     distance: bool = False  # a last channel: how deep in its object a pixel lies, to part touching objects
     # Of the last channel's loss beside that of the others, >= 0.
     distance_weight: float = dataclasses.field(default=5.0, metadata={"traced": True})
@@ -110,10 +111,10 @@ class _Convolutions(nnx.Module):
     ) -> Float[Array, "b h w k"]:
         """One input, or two that are taken as concatenated along the channels."""
         dtype = inputs[0].dtype
-        x = ops.convolve(*inputs, kernel=self.first[...].astype(dtype))
+        x = checkpoint_name(ops.convolve(*inputs, kernel=self.first[...].astype(dtype)), CONVOLUTION)
         x = jax.nn.relu(self.first_norm(x, valid=valid, train=train))
-        x = ops.convolve(x, kernel=self.second[...].astype(dtype))
-        return jax.nn.relu(self.second_norm(x, valid=valid, train=train))
+        x = checkpoint_name(ops.convolve(x, kernel=self.second[...].astype(dtype)), CONVOLUTION)
+        return checkpoint_name(jax.nn.relu(self.second_norm(x, valid=valid, train=train)), BLOCK)
 
 
 class UNet(nnx.Module):
@@ -156,12 +157,12 @@ class UNet(nnx.Module):
         skips = []
         for convolutions in self.down:
             if skips:
-                x = ops.pool(x)
+                x = checkpoint_name(ops.pool(x), BLOCK)
             x = convolutions(x, ops=ops, valid=valid, train=train)
             skips.append(x)
         skips.pop()
         for level in reversed(range(self.spec.depth)):
-            x = ops.up_convolve(x, self.up[level][...].astype(x.dtype))
+            x = checkpoint_name(ops.up_convolve(x, self.up[level][...].astype(x.dtype)), CONVOLUTION)
             x = self.merge[level](x, skips[level], ops=ops, valid=valid, train=train)
         logits = jnp.einsum(
             "bhwc,ck->bhwk", x, self.head[...].astype(x.dtype), preferred_element_type=jnp.float32

@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Float64, Key
 
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.models.layers import DTYPES, FORMS, NORMS, Forms, forms, normals
+from sparseshot_jax.models.layers import BLOCK, CONVOLUTION, DTYPES, FORMS, NORMS, Forms, forms, normals
 from sparseshot_jax.types import CellOutput, Needs
 
 HEADS = ("anchor", "centre")
@@ -43,7 +44,7 @@ class YolloSpec:
     anchors: int = 1  # boxes a cell, sizes taken from the training set, >= 1; "centre" has one
     norm: str = "batch"  # batch, group or channel: see `layers`
     dtype: str = "float32"  # of the arithmetic, float32 or bfloat16; parameters and output: float32
-    form: str = "auto"  # of the arithmetic: cpu, textbook, or as the back end likes it
+    form: str = "auto"  # of the arithmetic: cpu, gpu, textbook (TPU), or as the back end likes it
     max_objects: int = 512  # of a training tile, >= 1; more are counted and not learnt
     prior: float = dataclasses.field(default=0.01, metadata=_TRACED)  # p of an object at the start, (0, 1)
     box_weight: float = dataclasses.field(default=3.0, metadata=_TRACED)  # of the box term, >= 0
@@ -121,10 +122,10 @@ class _Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], *, ops: Forms, valid: Bool[Array, "b"] | None, train: bool
     ) -> Float[Array, "b h w c"]:
-        y = ops.convolve(x, kernel=self.first[...].astype(x.dtype))
+        y = checkpoint_name(ops.convolve(x, kernel=self.first[...].astype(x.dtype)), CONVOLUTION)
         y = jax.nn.relu(self.first_norm(y, valid=valid, train=train))
-        y = ops.convolve(y, kernel=self.second[...].astype(x.dtype))
-        return jax.nn.relu(x + self.second_norm(y, valid=valid, train=train))
+        y = checkpoint_name(ops.convolve(y, kernel=self.second[...].astype(x.dtype)), CONVOLUTION)
+        return checkpoint_name(jax.nn.relu(x + self.second_norm(y, valid=valid, train=train)), BLOCK)
 
 
 class Yollo(nnx.Module):
@@ -183,16 +184,18 @@ class Yollo(nnx.Module):
         self._check_size(image.shape[1], image.shape[2])
         ops = forms(self.spec.form)
         x = _fold(image.astype(DTYPES[self.spec.dtype]))
-        x = ops.convolve(x, kernel=self.stem[...].astype(x.dtype))
-        x = jax.nn.relu(self.stem_norm(x, valid=valid, train=train))
+        x = checkpoint_name(ops.convolve(x, kernel=self.stem[...].astype(x.dtype)), CONVOLUTION)
+        x = checkpoint_name(jax.nn.relu(self.stem_norm(x, valid=valid, train=train)), BLOCK)
         for level, blocks in enumerate(self.blocks):
             if level:
                 x = jnp.einsum("bhwc,ck->bhwk", _fold(x), self.halve[level - 1][...].astype(x.dtype))
+                x = checkpoint_name(x, CONVOLUTION)
                 x = jax.nn.relu(self.halve_norm[level - 1](x, valid=valid, train=train))
+                x = checkpoint_name(x, BLOCK)
             for block in blocks:
                 x = block(x, ops=ops, valid=valid, train=train)
-        x = ops.convolve(x, kernel=self.neck[...].astype(x.dtype))
-        x = jax.nn.relu(self.neck_norm(x, valid=valid, train=train))
+        x = checkpoint_name(ops.convolve(x, kernel=self.neck[...].astype(x.dtype)), CONVOLUTION)
+        x = checkpoint_name(jax.nn.relu(self.neck_norm(x, valid=valid, train=train)), BLOCK)
         raw = jnp.einsum(
             "bhwc,ck->bhwk", x, self.head[...].astype(x.dtype), preferred_element_type=jnp.float32
         )

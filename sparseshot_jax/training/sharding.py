@@ -68,7 +68,7 @@ def make_mesh(spec: MeshSpec | None = None, devices: Sequence[Any] | None = None
     if spec.slices > 1:
         grid = _hybrid(spec, shape, devices)
     elif devices[0].platform == "tpu":
-        grid = mesh_utils.create_device_mesh(shape, devices)
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     else:
         grid = np.array(devices).reshape(shape)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -121,6 +121,11 @@ class Layout:
         return self._sharding()
 
     @property
+    def tiles(self) -> NamedSharding:
+        """Images alone, split over "data" and "fsdp"."""
+        return self._sharding(_BATCH)
+
+    @property
     def batch_parts(self) -> int:
         """Parts into which a batch is split."""
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
@@ -158,7 +163,7 @@ class Layout:
         def put(leaf: np.ndarray, sharding: NamedSharding) -> jax.Array:
             size = len(leaf) // len(mine)  # tiles a part
 
-            def part(index: tuple[slice, ...]) -> np.ndarray:
+            def part(index: Any) -> np.ndarray:  # a slice for each axis
                 at = mine.index((index[0].start or 0) // size) * size
                 return leaf[(slice(at, at + size), *index[1:])]
 
@@ -197,6 +202,10 @@ class Layout:
     def constrain(self, tree: Any) -> Any:
         """Inside a program: arrays that stay where `state` says."""
         return jax.lax.with_sharding_constraint(tree, self.state(tree))
+
+    def spread(self, batch: Batch) -> Batch:
+        """Inside a program: a batch that stays where `batch` says, whatever was done to it."""
+        return jax.lax.with_sharding_constraint(batch, self.batch(batch))
 
     def whole(self, params: Any) -> Any:
         """Inside a program: parameters gathered for use; their gradients are summed into the parts."""

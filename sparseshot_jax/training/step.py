@@ -7,6 +7,7 @@ Everything a user tunes is in `Hyper`, a pytree of traced numbers that the loop 
 one compilation serves every threshold, schedule, weight, learning rate and seed.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -17,15 +18,16 @@ from flax import nnx
 from jaxtyping import Array, Float, Key, UInt8
 
 from sparseshot_jax import models
+from sparseshot_jax.models.layers import BLOCK, CONVOLUTION
 from sparseshot_jax.training.augment import AugmentSpec, augment
 from sparseshot_jax.training.objective import Objective
 from sparseshot_jax.types import Batch, Hyper, Measures, TrainState
 
-# What the backward pass finds computed, by the names that `models` give; the rest it computes again.
-REMAT: dict[str, tuple[str, ...] | None] = {
-    "none": None,  # all is kept
-    "convolutions": ("convolution", "block"),
-    "blocks": ("block",),
+# What the backward pass finds computed, by the names that models give it; the rest it computes again.
+REMAT: dict[str, tuple[str, ...]] = {
+    "none": (),  # all is kept
+    "convolutions": (CONVOLUTION, BLOCK),
+    "blocks": (BLOCK,),
 }
 
 
@@ -53,13 +55,14 @@ def make_train_step(
     micro_batches: int = 1,
     remat: str = "none",
     whole: Callable[[Any], Any] = lambda params: params,
+    spread: Callable[[Any], Any] = lambda batch: batch,
 ) -> Callable[[TrainState, Batch, Hyper], tuple[TrainState, Measures]]:
     """The pure function of one step.
 
     With `micro_batches` > 1 the gradient is accumulated over that many parts of the batch; numerators
     and denominators are summed before the one division, so that the parts weigh by their elements.
     `remat` names what the backward pass finds computed (`REMAT`). `whole` gathers parameters that are split
-    over devices, where they are used.
+    over devices, where they are used; `spread` keeps a batch split over them as it came.
     """
 
     def apply(params: Any, stats: Any, image: Array, valid: Array) -> tuple[Any, Any]:
@@ -67,14 +70,15 @@ def make_train_step(
         output = model(image, valid=valid, train=True)
         return output, nnx.split(model, nnx.Param, ...)[2]
 
-    if REMAT[remat] is not None:
-        apply = jax.checkpoint(apply, policy=jax.checkpoint_policies.save_only_these_names(*REMAT[remat]))
+    if names := REMAT[remat]:
+        apply = jax.checkpoint(apply, policy=jax.checkpoint_policies.save_only_these_names(*names))
 
     def summed_loss(
         params: Any, stats: Any, batch: Batch, hyper: Hyper, key: Key[Array, ""]
     ) -> tuple[Float[Array, ""], tuple[Any, Measures]]:
         augment_key, loss_key = jax.random.split(key)
         image, batch = augment(augment_key, batch, augmentation)
+        image, batch = spread(dataclasses.replace(batch, image=image)).image, spread(batch)
         output, stats = apply(params, stats, image, batch.valid)
         measures = objective(output, batch, hyper, loss_key)
         return measures.loss, (stats, measures)

@@ -149,7 +149,7 @@ def test_resumed_with_another_batch_size(straight, processes, batch, epochs):
     assert len(ours) == (2 * PLACES if epochs else 24 + count * batch)
 
 
-@pytest.mark.parametrize(("workers", "threads"), [(2, 1), (0, 3)])
+@pytest.mark.parametrize(("workers", "threads"), [pytest.param(2, 1, marks=pytest.mark.slow), (0, 3)])
 def test_workers_and_threads_change_nothing(straight, workers, threads):
     first, state = read(2, 4, workers=workers, threads=threads)
     rest, _ = read(1, 11, state=state, threads=0)
@@ -190,7 +190,7 @@ def test_what_a_batch_held_follows_from_its_position(straight):
 
 
 def test_what_is_said_of_grains_iterator():
-    """Why the plan is ours: its rows depend on the number of processes, and it drops what is left at the end."""
+    """Why the plan is ours: its rows depend on the number of processes, and it drops what is left over."""
     sequence = tile_dataset(Numbered(), seed=SEED, epochs=1).map(lambda draw: draw.place)
 
     def global_batches(processes):

@@ -174,3 +174,28 @@ def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match="cannot be written"):
         storage.write_bytes(str(tmp_path / "file" / "x"), b"")
+
+
+def test_a_writer_of_its_own_gets_a_local_path(root):
+    url = storage.join(root, "deep", "x.geojson.gz")
+    storage.make_folder(storage.join(root, "deep"))
+    with storage.writable(url) as path:
+        assert path.name == "x.geojson.gz"
+        path.write_bytes(b"whole")
+    assert storage.read_bytes(url) == b"whole"
+    assert storage.list_names(storage.join(root, "deep")) == ["x.geojson.gz"]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError, match="cannot be made"):
+        storage.make_folder(tmp_path / "file" / "folder")
+
+
+def test_what_others_write_is_seen(monkeypatch):
+    """A driver that remembers listings is told to forget them, those of the folder itself too."""
+    forgotten = []
+    memory = fsspec.filesystem("memory")
+    monkeypatch.setattr(memory, "invalidate_cache", lambda path=None: forgotten.append(path))
+    storage.list_names("memory://run/checkpoints")
+    assert forgotten == ["/run/checkpoints"]

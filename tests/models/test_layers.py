@@ -15,6 +15,7 @@ from sparseshot_jax.models.layers import (
     BatchNorm,
     ChannelNorm,
     GroupNorm,
+    convolve_in_strips,
     forms,
     scale_image,
 )
@@ -54,6 +55,19 @@ def test_convolution_forms_are_equal(channels):
     )
 
 
+def test_a_kernel_gradient_summed_over_strips_is_the_same():
+    x, kernel = normal(0, 2, 6, 8, 5), normal(1, 3, 3, 5, 4)
+    assert_forms_equal(convolve_in_strips, lambda x, kernel: TEXTBOOK.convolve(x, kernel=kernel), x, kernel)
+
+
+def test_large_arrays_take_strips_and_small_ones_do_not():
+    kernel = jax.ShapeDtypeStruct((3, 3, 32, 32), jnp.float32)
+    for side, strips in ((512, True), (64, False)):
+        x = jax.ShapeDtypeStruct((1, side, side, 32), jnp.float32)
+        program = jax.make_jaxpr(lambda x, kernel: CPU.convolve(x, kernel=kernel))(x, kernel)
+        assert ("custom_vjp" in str(program)) == strips
+
+
 def test_pooling_forms_are_equal():
     # Distinct values: where maxima are equal, the forms share out the gradient differently.
     x = jax.random.permutation(jax.random.key(0), jnp.arange(2 * 6 * 10 * 3.0)).reshape(2, 6, 10, 3)
@@ -67,7 +81,10 @@ def test_pooling_passes_on_the_whole_gradient_of_equal_maxima():
 
 
 def test_up_convolution_forms_are_equal():
-    assert_forms_equal(CPU.up_convolve, TEXTBOOK.up_convolve, normal(0, 2, 3, 5, 6), normal(1, 2, 2, 6, 4))
+    for form in ("cpu", "gpu"):
+        assert_forms_equal(
+            FORMS[form].up_convolve, TEXTBOOK.up_convolve, normal(0, 2, 3, 5, 6), normal(1, 2, 2, 6, 4)
+        )
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)

@@ -148,14 +148,15 @@ def test_a_gradient_reaches_every_parameter(norm):
         assert jnp.any(leaf != 0), jax.tree_util.keystr(path)
 
 
-def test_forms_give_the_same_model(call):
+@pytest.mark.parametrize("form", ["cpu", "gpu"])
+def test_forms_give_the_same_model(call, form):
     """Same parameters, same logits, same gradients: a checkpoint serves every back end."""
     image = images(2, 16, 16)
-    cpu, textbook = (build(form=form) for form in ("cpu", "textbook"))
+    ours, textbook = (build(form=form) for form in (form, "textbook"))
     # Sums in another order, through 10 normalised layers.
-    logits = (call(model, image, train=True) for model in (cpu, textbook))
+    logits = (call(model, image, train=True) for model in (ours, textbook))
     np.testing.assert_allclose(*logits, atol=1e-5)
-    for (path, a), (_, b) in zip(gradients(cpu, image), gradients(textbook, image)):
+    for (path, a), (_, b) in zip(gradients(ours, image), gradients(textbook, image)):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4, err_msg=jax.tree_util.keystr(path))
 
 

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from sparseshot_jax.errors import InputError
+from sparseshot_jax.training import log as log_module
 from sparseshot_jax.training.log import JsonlLog, read_rows
 
 
@@ -64,3 +65,36 @@ def test_a_full_disk_is_one_clear_error_and_older_rows_stay(tmp_path):
     log.close()  # must not raise again in place of the error above
     real.close()
     assert [row["step"] for row in read_rows(path)] == [1]
+
+
+def test_on_an_object_store_rows_are_put_together(object_store, monkeypatch):
+    url, clock = "s3://bucket/run/log.jsonl", [0.0]
+    monkeypatch.setattr(log_module.time, "monotonic", lambda: clock[0])
+    log = JsonlLog(url, resume_step=0)
+    for step in (1, 2, 3):
+        log.write("train", step, loss=1.0)
+    assert read_rows(url) == []  # not a put for each row
+    clock[0] = 31.0
+    log.write("train", 4, loss=1.0)
+    assert [row["step"] for row in read_rows(url)] == [1, 2, 3, 4]
+    log.write("train", 5, loss=1.0)
+    log.flush()  # as before a checkpoint
+    assert [row["step"] for row in read_rows(url)] == [1, 2, 3, 4, 5]
+    log.write("train", 6, loss=1.0)
+    log.close()
+    assert [row["step"] for row in read_rows(url)] == [1, 2, 3, 4, 5, 6]
+    JsonlLog(url, resume_step=2).close()
+    assert [row["step"] for row in read_rows(url)] == [1, 2]
+
+
+def test_an_object_store_that_stops_taking_rows(object_store, monkeypatch):
+    log = JsonlLog("s3://bucket/run/log.jsonl", resume_step=0)
+    log.write("train", 1)
+
+    def deny(*_, **__):
+        raise PermissionError(13, "Forbidden")
+
+    monkeypatch.setattr(type(object_store), "pipe_file", deny)
+    with pytest.raises(InputError, match=r"cannot write the log s3://bucket.*Forbidden.*same command"):
+        log.flush()
+    log.close()

@@ -9,8 +9,8 @@ import pytest
 
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.training.checkpoint import Checkpoints
-from sparseshot_jax.training.log import JsonlLog
 from sparseshot_jax.training.loop import Cadence, Diverged, Interrupted, fit
+from sparseshot_jax.training.recorder import Recorder
 from sparseshot_jax.types import Batch, Hyper, Measures, TrainState
 
 
@@ -61,9 +61,8 @@ class World:
         state = TrainState(
             step=jnp.asarray(start, jnp.int32), params={"w": jnp.ones(())}, stats={}, opt_state=(), ema=None
         )
-        return fit(
-            state,
-            step=self.step,
+        recorder = Recorder(
+            done=start,
             batches=FakeBatches(self),
             hyper_at=lambda step: Hyper(
                 loss={"rho": 0.1 * step, "alpha": 0.2}, learning_rate=float(step), ema_decay=0.0, seed=0
@@ -75,6 +74,7 @@ class World:
             on_log=lambda step, row: self.note("on_log", step),
             warn=self.warnings.append,
         )
+        return fit(state, recorder, step=self.step)
 
 
 class FakeBatches:
@@ -92,13 +92,16 @@ class FakeBatches:
         raise AssertionError("the loop does not move the data")
 
 
-class FakeLog(JsonlLog):
+class FakeLog:
     def __init__(self, world):
         self.world = world
 
     def write(self, event, step, **values):
         self.world.note(event, step)
         self.world.rows.append({"event": event, "step": step, **values})
+
+    def flush(self):
+        pass
 
 
 class FakeCheckpoints(Checkpoints):

@@ -3,6 +3,7 @@ import functools
 
 import chex
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -15,7 +16,7 @@ from sparseshot_jax.training import sharding
 from sparseshot_jax.training.augment import AugmentSpec
 from sparseshot_jax.training.optimizer import OptimizerSpec, make_optimizer
 from sparseshot_jax.training.segmentation import segmentation
-from sparseshot_jax.training.step import init_state, make_eval_step, make_train_step
+from sparseshot_jax.training.step import REMAT, init_state, make_eval_step, make_train_step
 from sparseshot_jax.types import Ground, Hyper
 
 LOSS = losses.FocalExclusive()
@@ -155,6 +156,32 @@ def test_augmentation_does_not_depend_on_devices(batch):
         state = layout.place_state(state)
         found.append(step(state, placed, hyper(seed=3))[1])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *found)
+
+
+def bytes_into_the_backward_pass(jaxpr):
+    """Of the arrays that the part under `jax.checkpoint` is given again; 0 where there is no such part."""
+    size = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("checkpoint", "remat2"):
+            size += sum(v.aval.size * v.aval.dtype.itemsize for v in equation.invars)
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            size += bytes_into_the_backward_pass(inner)
+    return size
+
+
+def test_what_is_computed_again_is_the_same_and_less_is_kept(batch, unchanged):
+    found = {}
+    for remat in REMAT:
+        _, state, step = build("batch", augmentation=unchanged, remat=remat)
+        kept = bytes_into_the_backward_pass(jax.make_jaxpr(step)(state, batch, hyper()).jaxpr)
+        found[remat] = (kept, step(state, batch, hyper())[0])
+    none, whole = found["none"]
+    assert none == 0
+    for remat in ("convolutions", "blocks"):
+        # the same sums; the compiler may fuse them otherwise
+        assert_near(found[remat][1].params, whole.params, 1e-6)
+        assert_near(found[remat][1].stats, whole.stats, 1e-6)
+    assert 0 < found["blocks"][0] < 0.7 * found["convolutions"][0]
 
 
 def test_every_number_of_a_step_is_traced(batch, unchanged):

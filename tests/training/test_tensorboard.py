@@ -22,3 +22,8 @@ def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(InputError, match=r"pip install \"sparseshot-jax\[tensorboard\]\""):
         TensorBoard(tmp_path, resume_step=0)
+
+
+def test_an_object_store_is_refused():
+    with pytest.raises(InputError, match=r"needs a local run folder; got s3://bucket/tb\. Leave it off"):
+        TensorBoard("s3://bucket/tb", resume_step=0)

@@ -1,0 +1,195 @@
+"""Trials of a sweep, each in its own run folder: one after another, or one a device in lock-step."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+from etils import epath
+
+from sparseshot_jax.ablate import Trial
+from sparseshot_jax.config import ExperimentConfig, override
+from sparseshot_jax.data.cases import Source, Splits
+from sparseshot_jax.data.labels import LabelSpec
+from sparseshot_jax.errors import InputError
+from sparseshot_jax.experiment import Reporter, opened, train
+from sparseshot_jax.programs import form_of, trials_program
+from sparseshot_jax.run import Run, load
+from sparseshot_jax.run_folder import folder_path
+from sparseshot_jax.training import loop, sharding
+from sparseshot_jax.training.recorder import Clock
+from sparseshot_jax.training.trials import fit_trials, make_trial_layout
+
+ReporterOf = Callable[[str], Reporter]  # by the trial's name
+
+
+def trial_config(config: ExperimentConfig, trial: Trial) -> ExperimentConfig:
+    """The config of one trial.
+
+    Raises:
+        InputError: a field that is not there, or a value that it cannot hold.
+    """
+    for field, value in trial.values.items():
+        config = override(config, field, value)
+    return dataclasses.replace(config, seed=trial.seed, name=trial.name)
+
+
+def trial_devices(config: ExperimentConfig, together: int) -> list[Any]:
+    """The devices that train a trial each; one stands for "one trial after another, over all devices".
+
+    Args:
+        config: of the sweep. A trial whose state or tiles are split over devices needs them all.
+        together: trials at once; 0: as many as there are devices.
+
+    Raises:
+        InputError: more trials than devices, or a sweep in a job of many processes.
+    """
+    if jax.process_count() > 1:
+        raise InputError(
+            f"a sweep runs in one process, over its own devices; this job has {jax.process_count()}. Start "
+            "one process, or give each a sweep of its own with --out and other values of --grid or --seeds."
+        )
+    devices, mesh = jax.local_devices(), config.train.mesh
+    if not 0 <= together <= len(devices):
+        raise InputError(
+            f"--together must be 0 (all devices) or at most {len(devices)}, which JAX sees; got {together}."
+        )
+    if (mesh.fsdp, mesh.space) != (1, 1) or mesh.data not in (-1, 1):
+        if together > 1:
+            raise InputError(
+                f"--together {together} gives each trial one device, and train.mesh asks for several. Leave "
+                "one of them out."
+            )
+        return devices[:1]
+    return devices[: together or len(devices)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Group:
+    """Trials that train at once, and their devices: one a trial and perhaps one too many, or none named,
+    and the one trial has them all."""
+
+    trials: tuple[Trial, ...]
+    devices: tuple[Any, ...] = ()
+
+
+def grouped(config: ExperimentConfig, trials: Sequence[Trial], devices: Sequence[Any]) -> list[Group]:
+    """The trials in groups that one program trains, as few as the devices allow and about equally large.
+
+    Raises:
+        InputError: a value that no config can hold, or a batch that the devices cannot split.
+    """
+    alike: dict[Any, list[Trial]] = {}
+    for trial in trials:
+        own = trial_config(config, trial)
+        # Beside the form, what decides the shapes of a state and of a batch.
+        key = (form_of(own), own.train.ema_decay > 0, own.train.batch_size, own.tiles.tile_px)
+        alike.setdefault(key, []).append(trial)
+    found = []
+    for members in alike.values():
+        rounds = -(-len(members) // len(devices))
+        size = -(-len(members) // rounds)
+        if size == 1:
+            own = trial_config(config, members[0])
+            layout = sharding.make_layout(own.train.mesh)
+            sharding.check_batch_size(own.train.batch_size, layout, own.train.micro_batches)
+        # All groups of a form have as many devices: they share a compilation.
+        used = tuple(devices[:size]) if size > 1 else ()
+        for at in range(0, len(members), size):
+            found.append(Group(trials=tuple(members[at : at + size]), devices=used))
+    return found
+
+
+def run_group(
+    config: ExperimentConfig,
+    group: Group,
+    folder: epath.PathLike,
+    *,
+    reporter_of: ReporterOf = lambda name: Reporter(),
+) -> Iterator[dict[str, Any]]:
+    """Train and score the trials of a group in `folder`/NAME; gives the row of each as it is there.
+
+    A trial's folder is that of the same config trained alone.
+
+    Yields:
+        The last validation row, or the scores at the fixed and the oracle threshold where there is a
+        test part alone; {"error": why} of a trial that diverged.
+
+    Raises:
+        InputError: bad data, a folder that cannot be written.
+        loop.Interrupted: a signal came; every trial's state is saved.
+    """
+    folder = folder_path(folder)
+    if not group.devices:
+        for trial in group.trials:
+            yield run_trial(config, trial, folder, reporter=reporter_of(trial.name))
+        return
+    configs = [trial_config(config, trial) for trial in group.trials]
+    failures = _train_together(configs, folder, group.devices, reporter_of)
+    for at, own in enumerate(configs):
+        yield {"error": failures[at]} if at in failures else _score(load(folder / own.name), _splits_of(own))
+
+
+def run_trial(
+    config: ExperimentConfig, trial: Trial, folder: epath.PathLike, *, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Train and score one trial over all devices; returns what `run_group` yields."""
+    config = trial_config(config, trial)
+    splits = _splits_of(config)
+    try:
+        run = train(config, folder_path(folder) / trial.name, splits=splits, reporter=reporter)
+    except loop.Diverged as error:
+        return {"error": str(error)}
+    return _score(run, splits)
+
+
+def _train_together(
+    configs: Sequence[ExperimentConfig],
+    folder: epath.Path,
+    devices: Sequence[Any],
+    reporter_of: ReporterOf,
+) -> dict[int, str]:
+    """Each config to its last step in `folder`/NAME; those that diverged, by number, and why."""
+    layout, clock = make_trial_layout(devices), Clock()
+    with contextlib.ExitStack() as stack:
+        states, runs = [], []
+        for config, device in zip(configs, devices):
+            own = sharding.make_layout(devices=[device])
+            sharding.check_batch_size(config.train.batch_size, own, config.train.micro_batches)
+            run = opened(
+                config,
+                folder / config.name,
+                own,
+                splits=_splits_of(config),
+                reporter=reporter_of(config.name),
+                clock=clock,
+            )
+            state, recorder = stack.enter_context(run)
+            states.append(state)
+            runs.append(recorder)
+        step = trials_program(form_of(configs[0]), layout)
+        failures = fit_trials(states, runs, layout=layout, step=step)
+    return {at: str(error) for at, error in failures.items()}
+
+
+def _score(run: Run, splits: Splits) -> dict[str, Any]:
+    if splits.validation:
+        row = [row for row in run.rows() if row["event"] == "validation"][-1]
+        return {key: value for key, value in row.items() if key not in ("event", "step")}
+    if not splits.test:
+        return {"loss": run.rows()[-1]["loss"]}
+    points = run.evaluate(splits)["operating_points"]
+    measure = "f1_distance" if run.detects else "dice_pooled"
+    return {f"{measure}_{name}": point[measure]["mean"] for name, point in points.items()}
+
+
+def _splits_of(config: ExperimentConfig) -> Splits:
+    return _splits(config.data, config.labels, config.seed)
+
+
+@functools.lru_cache(maxsize=4)
+def _splits(data: Source, labels: LabelSpec, seed: int) -> Splits:
+    """The trials of a sweep that share their data read it once."""
+    return data.load(labels, seed)
