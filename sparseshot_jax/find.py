@@ -1,7 +1,9 @@
 """Objects of a slide, as a config and its trained model have them: which of the predictors, and how."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
+
+import jax
 
 from sparseshot_jax.config import ExperimentConfig
 from sparseshot_jax.data.cases import scale_at
@@ -10,12 +12,13 @@ from sparseshot_jax.predict import (
     DetectionPart,
     Prediction,
     Suppression,
+    Work,
     predict,
     predict_detections,
     predict_instances,
 )
 
-Parts = Iterator[Prediction] | Iterator[DetectionPart]
+Parts = Work[Prediction] | Work[DetectionPart]
 
 
 def objects(
@@ -28,7 +31,7 @@ def objects(
         infer: images -> the model's output; see `Run.infer`.
         slide: the image.
         mpp: micrometres a level-0 pixel.
-        options: threshold, region, tissue, on_progress, as of `predict`.
+        options: threshold, region, tissue, band, on_progress, as of `predict`.
     """
     spec, model, classes = config.predict, config.model, config.labels.names
     options |= {"class_names": classes, **tiling(config, slide, mpp)}
@@ -49,7 +52,7 @@ def objects(
     return predict(lambda images: infer(images)[..., : len(classes)], slide, **options)
 
 
-def joined(config: ExperimentConfig, parts: Parts) -> Prediction | DetectionPart:
+def joined(config: ExperimentConfig, parts: Iterable[Any]) -> Prediction | DetectionPart:
     """All objects of all parts as one."""
     kind: Any = DetectionPart if config.model.task == "detection" else Prediction
     return kind.concatenate(list(parts), class_names=config.labels.names)
@@ -63,5 +66,10 @@ def tiling(config: ExperimentConfig, slide: Slide, mpp: float) -> dict[str, Any]
         "core_px": config.predict.core_px,
         "halo_px": config.model.receptive_radius_px,
         "multiple": config.model.multiple,
-        "batch_size": config.predict.batch_size,
+        "batch_size": batch_size(config),
     }
+
+
+def batch_size(config: ExperimentConfig) -> int:
+    """Images of a forward pass: one for every device of this process at least, or some would wait."""
+    return max(config.predict.batch_size, jax.local_device_count())

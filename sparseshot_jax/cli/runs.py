@@ -15,11 +15,11 @@ from sparseshot_jax.cli.arguments import (
     stoppable,
     switch_kinds,
 )
-from sparseshot_jax.cli.show import show_evaluation, show_rows
+from sparseshot_jax.cli.show import show_evaluation, show_rows, show_spread
 from sparseshot_jax.console import CONSOLE, say
 from sparseshot_jax.errors import InputError
 
-_RUN = Annotated[Path, tyro.conf.Positional]
+_RUN = Annotated[str, tyro.conf.Positional]  # text: pathlib makes gs:/ of gs://
 
 
 def train(arguments: list[str]) -> None:
@@ -33,7 +33,7 @@ def train(arguments: list[str]) -> None:
         """Train a model, or go on with a run that was stopped."""
 
         config: Annotated[configs.ExperimentConfig, tyro.conf.arg(name="")]
-        run: Path | None = None  # run folder; runs/NAME where it is not given
+        run: str | None = None  # run folder, also gs:// or s3://; runs/NAME where it is not given
         extend: bool = False  # let a finished run go on to more train.steps; its schedules are stretched
 
     path, rest = config_path(arguments, "train")
@@ -73,10 +73,10 @@ def evaluate(arguments: list[str]) -> None:
 def predict(arguments: list[str]) -> None:
     """`sparseshot predict ...`."""
     from sparseshot_jax import experiment
-    from sparseshot_jax.console import tile_progress
+    from sparseshot_jax.cli.slides import predict_slides
+    from sparseshot_jax.data import storage
     from sparseshot_jax.data.formats.geojson import read_geojson
     from sparseshot_jax.data.slides.slide import open_slide
-    from sparseshot_jax.predict import overlay_png, write_predictions
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Predict:
@@ -84,7 +84,7 @@ def predict(arguments: list[str]) -> None:
 
         run: _RUN  # run folder
         images: Annotated[tuple[Path, ...], tyro.conf.Positional]  # images or slides
-        out: Path | None = None  # folder of the results; RUN/predictions where it is not given
+        out: str | None = None  # folder of the results; RUN/predictions where it is not given
         region: Path | None = None  # GeoJSON: only objects inside its polygons
         mpp: float | None = None  # micrometres a full-resolution pixel, where the file does not say
         threshold: float | None = None  # in place of the run's predict.threshold
@@ -100,29 +100,19 @@ def predict(arguments: list[str]) -> None:
             "separate calls with --out."
         )
     run = experiment.load(chosen.run)
-    folder = chosen.out or run.folder / "predictions"
+    folder = chosen.out or storage.join(run.folder, "predictions")
     region = read_geojson(chosen.region) if chosen.region else None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make {folder}: {error}. Choose another folder with --out.") from error
+    storage.make_folder(folder)
     # All are opened before the first is computed: a wrong name shows at once.
-    for image, slide in [(image, open_slide(image, mpp=chosen.mpp)) for image in chosen.images]:
-        target = folder / f"{image.stem}.geojson"
-        with tile_progress(image.name) as on_progress:
-            stream = run.predict_stream(
-                slide, region=region, threshold=chosen.threshold, on_progress=on_progress
-            )
-            count = write_predictions(target, stream)
-        overlay = folder / f"{image.stem}_overlay.png"
-        overlay_png(slide, target, overlay, class_names=run.config.labels.names)
-        say(f"{count} objects: {target}, {overlay}")
+    slides = [(image, open_slide(image, mpp=chosen.mpp)) for image in chosen.images]
+    predict_slides(run, slides, folder, region=region, threshold=chosen.threshold)
 
 
 def ablate(arguments: list[str]) -> None:
     """`sparseshot ablate ...`."""
-    from sparseshot_jax import ablate, experiment, run_folder
+    from sparseshot_jax import ablate, experiment, run_folder, sweep
     from sparseshot_jax import config as configs
+    from sparseshot_jax.console import sweep_progress
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Ablate:
@@ -131,7 +121,8 @@ def ablate(arguments: list[str]) -> None:
         grid: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # FIELD=VALUE,VALUE; may be repeated
         seeds: tuple[int, ...] = (0,)  # every combination runs once a seed
         set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # FIELD=VALUE for all trials
-        out: Path | None = None  # folder of the sweep; runs/NAME_ablation where it is not given
+        out: str | None = None  # folder of the sweep, also gs:// or s3://; else runs/NAME_ablation
+        together: int = 0  # trials at once, a device each; 0: all devices; 1: one by one over all devices
 
     path, rest = config_path(arguments, "ablate")
     chosen = tyro.cli(Ablate, prog=f"sparseshot ablate {path}", args=rest)
@@ -139,21 +130,27 @@ def ablate(arguments: list[str]) -> None:
     for text in chosen.set:
         config = configs.override(config, *assignment(text))
     trials = ablate.grid(chosen.grid, chosen.seeds)
-    for trial in trials:  # a value that no config can hold is found before the first one trains
-        experiment.trial_config(config, trial)
-    folder = chosen.out or Path("runs") / f"{config.name}_ablation"
+    devices = sweep.trial_devices(config, chosen.together)
+    # A value that no config can hold is found before the first one trains.
+    sweep.grouped(config, trials, devices)
+    steps = {trial.name: sweep.trial_config(config, trial).train.steps for trial in trials}
+    folder = run_folder.folder_path(chosen.out or f"runs/{config.name}_ablation")
     run_folder.check_folder(folder, config, extend=False)  # rows of another config are no answer
     run_folder.record_config(folder, config)
-    with stoppable():
+    with stoppable(), sweep_progress(config.name, steps) as progress:
         rows = ablate.run_trials(
             trials,
-            lambda trial: experiment.run_trial(config, trial, folder),
-            folder / "results.jsonl",
-            on_done=lambda trial, row: say(
-                f"{trial.name}: {row.get('dice_pooled', row.get('f1_distance', row))}"
+            lambda rest: (
+                (group.trials, sweep.run_group(config, group, folder, reporter_of=progress.reporter_of))
+                for group in sweep.grouped(config, rest, devices)
             ),
+            folder / "results.jsonl",
+            on_done=lambda trial, row: progress.done(trial.name, row),
         )
     show_rows(rows)
+    if len(chosen.seeds) > 1:
+        say(f"over {len(chosen.seeds)} seeds, mean ± standard deviation:")
+        show_spread(ablate.over_seeds(trials, rows))
     say(f"{experiment.compilations()} training steps compiled for {len(trials)} trials")
     say(folder / "results.jsonl")
 

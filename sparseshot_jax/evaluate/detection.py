@@ -15,6 +15,7 @@ from sparseshot_jax.data.tile_objects import object_boxes_px
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.predict.detections import DetectionPart
 from sparseshot_jax.predict.region import area_of
+from sparseshot_jax.training import processes
 
 FindObjects = Callable[[Case], metrics.ImageObjects]  # all of a case, down to a low floor of the score
 Detect = Callable[[UInt8[np.ndarray, "b h w 3"]], Any]  # images -> `Detections`, down to a low floor
@@ -47,7 +48,7 @@ def measure_detections(
         threshold_carried: chosen on validation images, None where there were none.
         seed: of the bootstrap.
         exclusive_class: the class whose exclusive recall is kept image by image.
-        on_case: told of every case when its objects are there.
+        on_case: told of every case of this process when its objects are there.
 
     Raises:
         InputError: a case without dense truth.
@@ -160,13 +161,15 @@ def _extents_known(cases: Sequence[Case]) -> bool:
 def _both(
     find: FindObjects, cases: Sequence[Case], on_case: Callable[[str], None]
 ) -> tuple[list[metrics.ImageObjects], list[metrics.ImageObjects]]:
-    """True and predicted objects of every case that count."""
-    truths, found = [], []
-    for case in cases:
-        truths.append(_counted(true_objects(case), case))
-        found.append(_counted(find(case), case))
+    """True and predicted objects of every case that count; cases are dealt out to the processes of a job."""
+
+    def both(case: Case) -> tuple[metrics.ImageObjects, metrics.ImageObjects]:
+        truth, found = _counted(true_objects(case), case), _counted(find(case), case)
         on_case(case.name)
-    return truths, found
+        return truth, found
+
+    pairs = processes.dealt(cases, both)
+    return [truth for truth, _ in pairs], [found for _, found in pairs]
 
 
 def _counted(objects: metrics.ImageObjects, case: Case) -> metrics.ImageObjects:

@@ -1,9 +1,11 @@
 """Detections against sparse marks: the recall on held-out objects, beside how much is predicted."""
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float64
 
@@ -14,9 +16,12 @@ from sparseshot_jax.data.labels import TargetMaps, wanted
 from sparseshot_jax.data.tiles import TileSpec
 from sparseshot_jax.evaluate.detection import Detect
 from sparseshot_jax.evaluate.windows import OBJECTS, evenly, tissue_windows, window_round, with_halo
+from sparseshot_jax.predict.stream import computed_windows
+from sparseshot_jax.training import processes
 from sparseshot_jax.types import Detections, Ground, Window
 
-Found = Callable[[Case, Window], metrics.ImageObjects]  # predictions centred in a window
+# predictions centred in each of the windows, which have one size
+Found = Callable[[Case, Sequence[Window]], Iterator[metrics.ImageObjects]]
 
 
 def measure_sparse_detections(
@@ -28,6 +33,7 @@ def measure_sparse_detections(
     halo_px: int = 0,
     distance_um: float = 3.0,
     threshold: float = 0.5,
+    batch_size: int = 4,
 ) -> dict[str, Any]:
     """What held-out marks support: the recall on them, beside the density of predictions.
 
@@ -46,24 +52,35 @@ def measure_sparse_detections(
             sees no neighbours, change the density.
         distance_um: a pair may match up to this distance of centres.
         threshold: of the score.
+        batch_size: windows a call.
 
     Returns:
         held_out: objects looked at; recall on them; predicted_per_mm2; tissue_mm2 that was looked at;
         threshold; distance_um.
     """
-    found = total = predicted = 0
-    area_mm2 = 0.0
     side = -(-tiles.tile_px // multiple) * multiple
-    find = functools.partial(_found, detect, multiple=multiple, halo_px=halo_px, threshold=threshold)
-    for case, windows in zip(cases, tissue_windows(cases, tiles)):
+    options = {"multiple": multiple, "halo_px": halo_px, "threshold": threshold, "batch_size": batch_size}
+    find = functools.partial(_found, detect, **options)
+    chosen = tissue_windows(cases, tiles)
+
+    def look(k: int) -> tuple[np.ndarray, list[tuple[int, float]]]:
+        case = cases[k]
+        hits = np.zeros(0, bool)
         if case.held_out is not None and wanted(case.held_out, case.labels).any():
             hits = _recalled(find, case, tiles.mpp, side, distance_um)
-            found, total = found + int(hits.sum()), total + len(hits)
         given = TargetMaps(case.given, case.labels, mpp=case.mpp)
-        for window in windows:
+        rows = []
+        for window, objects in zip(chosen[k], find(case, chosen[k])):
             counted = _counted_pixels(case, given, window)
-            predicted += _predicted(find, case, window, counted)
-            area_mm2 += int(counted.sum()) * (window.scale * case.mpp / 1000.0) ** 2
+            x, y = _window_pixels(objects, case, window).astype(int).T
+            area_mm2 = int(counted.sum()) * (window.scale * case.mpp / 1000.0) ** 2
+            rows.append((int(counted[y, x].sum()), area_mm2))
+        return hits, rows
+
+    looked = processes.dealt(range(len(cases)), look)
+    found, total = (sum(int(of(hits)) for hits, _ in looked) for of in (np.sum, len))
+    windows = [row for _, rows in looked for row in rows]
+    predicted, area_mm2 = sum(count for count, _ in windows), sum(area for _, area in windows)
     return {
         "held_out": total,
         "recall": found / total if total else None,
@@ -103,14 +120,25 @@ def objects_of(detections: Detections, window: Window, *, mpp: float) -> list[me
 
 
 def _found(
-    detect: Detect, case: Case, window: Window, *, multiple: int, halo_px: int, threshold: float
-) -> metrics.ImageObjects:
-    """Predictions above the threshold that are centred in the window, which is seen with its halo."""
-    wide, _ = with_halo(window, multiple=multiple, halo_px=halo_px)
-    (objects,) = objects_of(detect(case.slide.read(wide)[None]), wide, mpp=case.mpp)
-    xy = _window_pixels(objects, case, window)
-    inside = ((xy >= 0) & (xy < [window.width, window.height])).all(axis=-1)
-    return objects.take(inside & (objects.score > threshold))
+    detect: Detect,
+    case: Case,
+    windows: Sequence[Window],
+    *,
+    multiple: int,
+    halo_px: int,
+    threshold: float,
+    batch_size: int,
+) -> Iterator[metrics.ImageObjects]:
+    """Predictions above the threshold that are centred in each window, which is seen with its halo."""
+    wide = [with_halo(window, multiple=multiple, halo_px=halo_px)[0] for window in windows]
+    place = zip(windows, wide)
+    for output, count in computed_windows(detect, case.slide, wide, batch_size=batch_size, threads=4):
+        whole = jax.tree.map(np.asarray, output)
+        for k, (window, seen) in enumerate(itertools.islice(place, count)):
+            (objects,) = objects_of(jax.tree.map(lambda x, k=k: x[k : k + 1], whole), seen, mpp=case.mpp)
+            xy = _window_pixels(objects, case, window)
+            inside = ((xy >= 0) & (xy < [window.width, window.height])).all(axis=-1)
+            yield objects.take(inside & (objects.score > threshold))
 
 
 def _window_pixels(objects: metrics.ImageObjects, case: Case, window: Window) -> Float64[np.ndarray, "n 2"]:
@@ -127,10 +155,10 @@ def _recalled(find: Found, case: Case, mpp: float, side: int, distance_um: float
     # first the held-out ones, so that index k is held-out object k
     known = Annotations.concatenate([held_out, given])
     scale = whole_window(case, mpp).scale
+    looked = evenly(len(held_out), OBJECTS)
+    windows = [window_round(known.centroids_px[k], side=side, scale=scale) for k in looked]
     hits = []
-    for k in evenly(len(held_out), OBJECTS):
-        window = window_round(known.centroids_px[k], side=side, scale=scale)
-        found = find(case, window)
+    for k, window, found in zip(looked, windows, find(case, windows)):
         near = known.touching(window)
         pairs = metrics.match_points(known.centroids_px[near] * case.mpp, found.xy_um, gate=distance_um)
         hits.append(bool((near[pairs.truth] == k).any()))
@@ -144,9 +172,3 @@ def _counted_pixels(case: Case, given: TargetMaps, window: Window) -> np.ndarray
     y = window.y_px + (np.arange(window.height) + 0.5) * window.scale
     inside = ((y >= 0) & (y < case.slide.height))[:, None] & ((x >= 0) & (x < case.slide.width))
     return inside & (ground != Ground.IGNORED)
-
-
-def _predicted(find: Found, case: Case, window: Window, counted: np.ndarray) -> int:
-    """Predictions whose centre lies in a counted pixel of the window."""
-    x, y = _window_pixels(find(case, window), case, window).astype(int).T
-    return int(counted[y, x].sum())

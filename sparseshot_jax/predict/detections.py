@@ -2,19 +2,19 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import shapely
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Float32, Float64
 
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.slides.slide import Slide
 from sparseshot_jax.data.slides.tissue import TissueMask
 from sparseshot_jax.errors import InputError
+from sparseshot_jax.predict.bands import WHOLE, Band, Progress, Work, tiles_of
 from sparseshot_jax.predict.candidates import Candidates, Cells, candidate_tiles, reach_out_px
 from sparseshot_jax.predict.merge import Suppression, TileMerger
-from sparseshot_jax.predict.objects import Progress
 from sparseshot_jax.predict.region import area_of, tiles_to_compute
 from sparseshot_jax.predict.stream import Grid
 
@@ -106,8 +106,9 @@ def predict_detections(
     tissue: TissueMask | None = None,
     batch_size: int = 4,
     threads: int = 4,
+    band: Band = WHOLE,
     on_progress: Progress = lambda done, total, objects: None,
-) -> Iterator[DetectionPart]:
+) -> Work[DetectionPart]:
     """Detections of a slide, each once, wherever the tiles' borders lie: what one pass would give.
 
     Those above a threshold are those above a lower one whose score is above it: no object of a lower
@@ -133,6 +134,7 @@ def predict_detections(
         tissue: tiles that see none of it are not computed and hold no object.
         batch_size: tiles a call.
         threads: that read tiles ahead.
+        band: only the objects that are decided within these rows of tiles; see `bands`.
         on_progress: called with 0 tiles done at the start, then as tiles are done.
 
     Returns:
@@ -163,12 +165,12 @@ def predict_detections(
         area=area,
         geometry=geometry,
     )
-    wanted = tiles_to_compute(grid, area, tissue)
+    rows, chosen = tiles_of(grid, tiles_to_compute(grid, area, tissue), band)
     tiles = candidate_tiles(
         cells,
         slide,
         grid,
-        [origin for origin, want in zip(grid.origins(), wanted) if want],
+        [(x, y) for x, y, want in chosen if want],
         stride=stride,
         threshold=threshold,
         peaks=peaks,
@@ -181,33 +183,41 @@ def predict_detections(
         rule=rule or Suppression(),
         classes=len(finish.class_names),
         reach_out_px=reach_out_px(stride),
+        top=rows.start * grid.core_px,
     )
-    return _parts(tiles, wanted, grid, merger, finish, on_progress)
+    return Work(tiles, chosen, _Merged(merger, grid.core_px, finish), on_progress)
 
 
-def _parts(
-    tiles: Iterator[Candidates],
-    wanted: Bool[np.ndarray, "n"],
-    grid: Grid,
-    merger: TileMerger,
-    finish: _Finish,
-    on_progress: Progress,
-) -> Iterator[DetectionPart]:
-    done, total, count = 0, int(wanted.sum()), 0
-    on_progress(done, total, count)
-    for (x, y), want in zip(grid.origins(), wanted.tolist()):
-        candidates = next(tiles) if want else None
-        if candidates is not None and candidates.class_p.shape[1] != len(finish.class_names):
+@dataclasses.dataclass(frozen=True)
+class _Merged:
+    """Detections of a band's tiles; candidates that hang on other bands stay open."""
+
+    merger: TileMerger
+    core_px: int
+    finish: _Finish
+
+    def add(self, x: int, y: int, tile: Candidates | None) -> Iterator[DetectionPart]:
+        names = self.finish.class_names
+        if tile is not None and tile.class_p.shape[1] != len(names):
             raise InputError(
-                f"the model gives {candidates.class_p.shape[1]} classes, but class_names has "
-                f"{len(finish.class_names)}: {', '.join(finish.class_names)}. Name each of the model's."
+                f"the model gives {tile.class_p.shape[1]} classes, but class_names has {len(names)}: "
+                f"{', '.join(names)}. Name each of the model's."
             )
-        found = merger.add(candidates, x0=x, y0=y, x1=x + grid.core_px, y1=y + grid.core_px)
+        yield from self._finished(self.merger.add(tile, x0=x, y0=y, x1=x + self.core_px, y1=y + self.core_px))
+
+    def _finished(self, found: Candidates) -> Iterator[DetectionPart]:
         if len(found):
-            part = finish(found)
-            count += len(part.objects)
-            if len(part.objects):
-                yield part
-        done += want
-        if want or len(found):  # a row's last tile may bring objects though it was not computed
-            on_progress(done, total, count)
+            yield self.finish(found)
+
+    def edges(self) -> tuple[None, None]:
+        return None, None
+
+    def border(self, above: None, below: None) -> Iterator[DetectionPart]:
+        del above, below
+        return iter(())
+
+    def rest(self) -> Candidates:
+        return self.merger.rest()
+
+    def join(self, rests: Iterable[Candidates]) -> Iterator[DetectionPart]:
+        yield from self._finished(self.merger.join(rests))

@@ -7,7 +7,7 @@ object, and gives those whose summit lies in its core: so every object comes onc
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int32, Int64
@@ -16,9 +16,10 @@ from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.slides.slide import Slide
 from sparseshot_jax.data.slides.tissue import TissueMask
 from sparseshot_jax.errors import InputError
+from sparseshot_jax.predict.bands import WHOLE, Band, Progress, Work
 from sparseshot_jax.predict.contours import Regions, contour
-from sparseshot_jax.predict.mosaic import Mosaic
-from sparseshot_jax.predict.objects import Finish, Prediction, Progress, begin
+from sparseshot_jax.predict.mosaic import Edge, Mosaic
+from sparseshot_jax.predict.objects import Finish, Prediction, begin
 from sparseshot_jax.predict.stream import Probability
 from sparseshot_jax.predict.watershed import Split, SplitSpec, split
 
@@ -48,8 +49,9 @@ def predict_instances(
     tissue: TissueMask | None = None,
     batch_size: int = 4,
     threads: int = 4,
+    band: Band = WHOLE,
     on_progress: Progress = lambda done, total, objects: None,
-) -> Iterator[Prediction]:
+) -> Work[Prediction]:
     """Separate objects of a slide, each once and whole, wherever the tiles' borders lie.
 
     Foreground is where the classes' p adds up to more than the threshold; an object has the class of the
@@ -69,7 +71,7 @@ def predict_instances(
         threshold: of foreground, in (0, 1).
         largest_um: diameter of the largest object, > 0. A larger one may be cut where tiles meet.
         spec: when one area is several objects.
-        min_area_um2, simplify_px, region, tissue, batch_size, threads, on_progress: as of `predict`.
+        min_area_um2, simplify_px, region, tissue, batch_size, threads, band, on_progress: as of `predict`.
 
     Returns:
         Chunks as they are complete, in no order that means anything.
@@ -79,7 +81,7 @@ def predict_instances(
     """
     if not 0.0 < largest_um < math.inf:
         raise InputError(f"largest_um must be positive; got {largest_um}. Try 25.")
-    finish, wanted, tiles = begin(
+    finish, rows, chosen, tiles = begin(
         probability,
         slide,
         class_names=class_names,
@@ -95,9 +97,10 @@ def predict_instances(
         tissue=tissue,
         batch_size=batch_size,
         threads=threads,
+        band=band,
     )
     margin_px = math.ceil(_DIAMETERS * largest_um / model_mpp)
-    mosaic = Mosaic(finish.grid, margin_px=margin_px, channels=len(class_names) + depth)
+    mosaic = Mosaic(finish.grid, margin_px=margin_px, channels=len(class_names) + depth, rows=rows)
     parting = _Parting(
         margin_px=margin_px,
         core_px=finish.grid.core_px,
@@ -106,31 +109,38 @@ def predict_instances(
         threshold=threshold,
         spec=spec,
     )
-    return _instances(tiles, wanted, mosaic, parting, finish, on_progress)
+    return Work(tiles, chosen, _Parted(mosaic, parting, finish), on_progress)
 
 
-def _instances(
-    tiles: Iterator[np.ndarray],
-    wanted: Bool[np.ndarray, "n"],
-    mosaic: Mosaic,
-    parting: "_Parting",
-    finish: Finish,
-    on_progress: Progress,
-) -> Iterator[Prediction]:
-    done, total, count = 0, int(wanted.sum()), 0
-    on_progress(done, total, count)
-    for (x, y), want in zip(finish.grid.origins(), wanted):
-        tile = next(tiles) if want else None
+@dataclasses.dataclass(frozen=True)
+class _Parted:
+    """Objects of a band's tiles; the rows at its borders wait for the margins of the bands beside it."""
+
+    mosaic: Mosaic
+    parting: "_Parting"
+    finish: Finish
+
+    def add(self, x: int, y: int, tile: np.ndarray | None) -> Iterator[Prediction]:
         if tile is not None:
-            parting.check(tile.shape[-1], finish.class_names)
-        for left, top, window in mosaic.add(x, y, tile):
-            part = finish(parting(window, left, top))
-            count += len(part.objects)
-            if len(part.objects):
-                yield part
-        if want:
-            done += 1
-            on_progress(done, total, count)
+            self.parting.check(tile.shape[-1], self.finish.class_names)
+        return self._finished(self.mosaic.add(x, y, tile))
+
+    def _finished(self, windows: Iterable[tuple[int, int, np.ndarray]]) -> Iterator[Prediction]:
+        for x, y, window in windows:
+            yield self.finish(self.parting(window, x, y))
+
+    def edges(self) -> tuple[Edge, Edge]:
+        return self.mosaic.edges()
+
+    def border(self, above: Edge | None, below: Edge | None) -> Iterator[Prediction]:
+        return self._finished(self.mosaic.border(above or {}, below or {}))
+
+    def rest(self) -> None:
+        return None
+
+    def join(self, rests: Iterable[None]) -> Iterator[Prediction]:
+        del rests
+        return iter(())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ may still meet tiles to come waits.
 
 import dataclasses
 import enum
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
@@ -143,10 +144,13 @@ class TileMerger:
         rule: when two are too near.
         classes: number of classes.
         reach_out_px: how far centres may lie outside the tile that they are given with.
+        top: top of the first tile. Above it lie tiles of which others know: what they touch stays undecided.
     """
 
-    def __init__(self, *, width: int, height: int, rule: Suppression, classes: int, reach_out_px: float):
-        self._width, self._height = width, height
+    def __init__(
+        self, *, width: int, height: int, rule: Suppression, classes: int, reach_out_px: float, top: int = 0
+    ):
+        self._width, self._height, self._top = width, height, top
         self._rule, self._out = rule, reach_out_px
         self._row: list[Candidates] = []
         self._above = self._none = Candidates.empty(classes)
@@ -174,8 +178,17 @@ class TileMerger:
             return kept
         whole_row, self._row = Candidates.concatenate([self._above, *self._row]), []
         # Nothing comes from the sides or from above any more.
-        more, self._above = self._settle(whole_row, self._bounds(0, 0, self._width, y1))
+        more, self._above = self._settle(whole_row, self._bounds(0, self._top, self._width, y1))
         return Candidates.concatenate([kept, more])
+
+    def rest(self) -> Candidates:
+        """After the last tile of a band: the candidates that hang on tiles of others."""
+        return Candidates.concatenate([self._above, *self._row])
+
+    def join(self, rests: Iterable[Candidates]) -> Candidates:
+        """The objects among all that the bands of a slide left undecided."""
+        undecided = Candidates.concatenate([self._none, *rests])
+        return self._settle(undecided, self._bounds(0, 0, self._width, self._height))[0]
 
     def _bounds(self, x0: int, y0: int, x1: int, y1: int) -> Float64[np.ndarray, "4"]:
         """Between these no centre of another tile lies: left, top, right, bottom."""

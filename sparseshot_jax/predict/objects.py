@@ -2,22 +2,21 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import shapely
-from jaxtyping import Bool, Float64
+from jaxtyping import Float64, Int64
 
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.slides.slide import Slide
 from sparseshot_jax.data.slides.tissue import TissueMask
 from sparseshot_jax.errors import InputError
+from sparseshot_jax.predict.bands import WHOLE, Band, Progress, Work, tiles_of
 from sparseshot_jax.predict.contours import Regions
 from sparseshot_jax.predict.region import area_of, ring_of, tiles_to_compute
-from sparseshot_jax.predict.seams import SeamlessContours
+from sparseshot_jax.predict.seams import Open, SeamlessContours
 from sparseshot_jax.predict.stream import Grid, Probability, probability_tiles
-
-Progress = Callable[[int, int, int], None]  # tiles done, tiles in all, objects found
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -99,8 +98,9 @@ def predict(
     tissue: TissueMask | None = None,
     batch_size: int = 4,
     threads: int = 4,
+    band: Band = WHOLE,
     on_progress: Progress = lambda done, total, objects: None,
-) -> Iterator[Prediction]:
+) -> Work[Prediction]:
     """Objects of a slide, each once and whole, wherever the tiles' borders lie.
 
     The classes' maps are contoured one by one: classes may overlap where the threshold is below 1/2.
@@ -124,6 +124,7 @@ def predict(
         tissue: tiles that see none of it are not computed; p counts as 0 there.
         batch_size: tiles a call.
         threads: that read tiles ahead.
+        band: only the objects that are complete in these rows of tiles; see `bands`.
         on_progress: called with 0 tiles done at the start, then after each tile.
 
     Returns:
@@ -132,7 +133,7 @@ def predict(
     Raises:
         InputError: an argument out of range (at once); a damaged slide or model (on the way).
     """
-    finish, wanted, tiles = begin(
+    finish, rows, chosen, tiles = begin(
         probability,
         slide,
         class_names=class_names,
@@ -148,8 +149,10 @@ def predict(
         tissue=tissue,
         batch_size=batch_size,
         threads=threads,
+        band=band,
     )
-    return _objects(tiles, wanted, threshold, finish, on_progress)
+    areas = _Areas(threshold, finish, top=rows.start * finish.grid.core_px)
+    return Work(tiles, chosen, areas, on_progress)
 
 
 def begin(
@@ -169,8 +172,11 @@ def begin(
     tissue: TissueMask | None,
     batch_size: int,
     threads: int,
-) -> tuple[Finish, Bool[np.ndarray, "n"], Iterator[np.ndarray]]:
-    """How objects are finished, which tiles are computed, and those tiles; arguments as of `predict`.
+    band: Band,
+) -> tuple[Finish, range, list[tuple[int, int, bool]], Iterator[np.ndarray]]:
+    """How objects are finished, the rows and tiles of a band (`tiles_of`), and those that are computed.
+
+    Arguments as of `predict`.
 
     Raises:
         InputError: an argument out of range.
@@ -192,47 +198,67 @@ def begin(
         min_area_um2=min_area_um2,
         simplify_px=simplify_px,
     )
-    wanted = tiles_to_compute(grid, area, tissue)
-    chosen = [origin for origin, want in zip(grid.origins(), wanted) if want]
-    tiles = probability_tiles(probability, slide, grid, chosen, batch_size=batch_size, threads=threads)
-    return finish, wanted, tiles
+    rows, chosen = tiles_of(grid, tiles_to_compute(grid, area, tissue), band)
+    origins = [(x, y) for x, y, want in chosen if want]
+    tiles = probability_tiles(probability, slide, grid, origins, batch_size=batch_size, threads=threads)
+    return finish, rows, chosen, tiles
 
 
-def _objects(
-    tiles: Iterator[np.ndarray],
-    wanted: Bool[np.ndarray, "n"],
-    threshold: float,
-    finish: Finish,
-    on_progress: Progress,
-) -> Iterator[Prediction]:
-    grid, classes = finish.grid, len(finish.class_names)
-    maps = [
-        SeamlessContours(width=grid.width, height=grid.height, threshold=threshold) for _ in range(classes)
-    ]
-    done, total, count = 0, int(wanted.sum()), 0
-    on_progress(done, total, count)
-    for (x, y), want in zip(grid.origins(), wanted):
-        p = next(tiles) if want else None
-        if p is not None and p.shape[-1] != classes:
+class _Areas:
+    """Connected areas of every class, from a band's tiles; those that reach over its border stay open."""
+
+    def __init__(self, threshold: float, finish: Finish, *, top: int = 0) -> None:
+        """`top`: first map row of the band."""
+        self._threshold, self._finish = threshold, finish
+        self._maps = self._new(top)
+
+    def _new(self, top: int) -> list[SeamlessContours]:
+        grid, names = self._finish.grid, self._finish.class_names
+        shape = {"width": grid.width, "height": grid.height, "threshold": self._threshold}
+        return [SeamlessContours(**shape, top=top) for _ in names]
+
+    def add(self, x: int, y: int, tile: np.ndarray | None) -> Iterator[Prediction]:
+        names = self._finish.class_names
+        if tile is not None and tile.shape[-1] != len(names):
             raise InputError(
-                f"the model gives {p.shape[-1]} classes, but class_names has {classes}: "
-                f"{', '.join(finish.class_names)}. Name each of the model's."
+                f"the model gives {tile.shape[-1]} classes, but class_names has {len(names)}: "
+                f"{', '.join(names)}. Name each of the model's."
             )
-        found = [
-            one.add(x, y, None if p is None else p[..., k], size=grid.core_px) for k, one in enumerate(maps)
-        ]
+        size = self._finish.grid.core_px
+        yield from self._finished(
+            one.add(x, y, None if tile is None else tile[..., k], size=size)
+            for k, one in enumerate(self._maps)
+        )
+
+    def _finished(self, found: Iterable[Regions]) -> Iterator[Prediction]:
+        found = list(found)
         if any(len(regions) for regions in found):
-            part = finish(found)
-            count += len(part.objects)
-            if len(part.objects):
-                yield part
-        if want:
-            done += 1
-            on_progress(done, total, count)
+            yield self._finish(found)
+
+    def edges(self) -> tuple[None, None]:
+        return None, None
+
+    def border(self, above: None, below: None) -> Iterator[Prediction]:
+        del above, below
+        return iter(())
+
+    def rest(self) -> list[Open]:
+        return [one.rest() for one in self._maps]
+
+    def join(self, rests: Iterable[list[Open]]) -> Iterator[Prediction]:
+        maps, size = self._new(0), self._finish.grid.core_px
+        for rest in rests:
+            for found in zip(*(one.bridge(open_, size=size) for one, open_ in zip(maps, rest))):
+                yield from self._finished(found)
 
 
 def _simplified(objects: Annotations, tolerance_px: float) -> Annotations:
-    """Fewer vertices, the same holes; Douglas and Peucker's method on valid polygons."""
+    """Fewer vertices, the same holes; Douglas and Peucker's method on valid polygons.
+
+    It hangs on a ring's first vertex: each begins where no tile has a say, and where it bends, for a first
+    vertex that is taken out may lie twice the tolerance away.
+    """
+    objects = dataclasses.replace(objects, xy_px=_from_the_sharpest(objects.xy_px, objects.ring_offsets))
     bounds = objects.object_offsets
     polygons = [
         shapely.Polygon(ring_of(objects, a), [ring_of(objects, i) for i in range(a + 1, b)])
@@ -244,3 +270,16 @@ def _simplified(objects: Annotations, tolerance_px: float) -> Annotations:
     ]
     thin = Annotations.from_polygons(rings)
     return dataclasses.replace(thin, class_ids=objects.class_ids, class_names=objects.class_names)
+
+
+def _from_the_sharpest(
+    xy: Float64[np.ndarray, "v 2"], offsets: Int64[np.ndarray, "r_plus_1"]
+) -> Float64[np.ndarray, "v 2"]:
+    """Each ring turned to begin at the vertex that lies farthest from the line between its neighbours."""
+    first, sizes = (np.repeat(of_ring, np.diff(offsets)) for of_ring in (offsets[:-1], np.diff(offsets)))
+    place = np.arange(len(xy)) - first
+    before, after = (xy[first + (place + step) % sizes] for step in (-1, 1))
+    (ux, uy), (vx, vy) = (after - before).T, (xy - before).T
+    distance = np.abs(ux * vy - uy * vx) / np.maximum(np.hypot(ux, uy), 1e-12)
+    start = np.lexsort((xy[:, 1], xy[:, 0], -distance, first))[first]
+    return xy[first + (place + start - first) % sizes]

@@ -1,18 +1,18 @@
 """Objects over a thumbnail of their slide: the first look at a prediction."""
 
+import io
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
+from sparseshot_jax.data import storage
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.formats.geojson import read_geojson
 from sparseshot_jax.data.slides.slide import Slide
-from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Window
 
 # Okabe and Ito's colours (2008), those first that stand out most from haematoxylin, eosin and glass.
@@ -23,8 +23,8 @@ _STRIP_ROWS = 128  # of the thumbnail, read at once: the level it is read from m
 
 def overlay_png(
     slide: Slide,
-    objects: Annotations | str | Path,
-    path: str | Path,
+    objects: Annotations | epath.PathLike,
+    path: epath.PathLike,
     *,
     class_names: Sequence[str] = (),
     max_px: int = 2048,
@@ -47,26 +47,17 @@ def overlay_png(
     Raises:
         InputError: the slide is damaged, the GeoJSON broken, or the file cannot be written.
     """
-    path = Path(path)
     if not isinstance(objects, Annotations):
-        objects = read_geojson(objects)
+        objects = read_geojson(storage.fetch(objects))
     scale = max(slide.width, slide.height) / max_px
     scale = scale if scale > 1.0 else 1.0 if scale > 0.5 else 0.5
     picture = Image.fromarray(_thumbnail(slide, scale))
     names = tuple(dict.fromkeys((*class_names, *objects.class_names)))
     colours = [COLOURS[names.index(name) % len(COLOURS)] for name in objects.class_names]
     _draw(picture, objects, scale, colours)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        picture.save(part, format="PNG")
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written: {error.strerror or error}. Check that its folder exists, may be "
-            "written to and has space left."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
+    coded = io.BytesIO()
+    picture.save(coded, format="PNG")
+    storage.write_bytes(path, coded.getvalue())
 
 
 def _thumbnail(slide: Slide, scale: float) -> UInt8[np.ndarray, "h w 3"]:

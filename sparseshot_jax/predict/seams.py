@@ -6,6 +6,7 @@ it crosses a seam, at a point computed from the same two samples on both sides. 
 equal end points, with no geometry and no tolerance.
 """
 
+import dataclasses
 from collections import defaultdict
 
 import numpy as np
@@ -18,6 +19,16 @@ _Key = tuple[float, ...]  # a seam point: x, y, direction of the seam, offset al
 _Closed = tuple[list[np.ndarray], float, int]  # rings, sum and count of p
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Open:
+    """What a band of rows leaves to be joined with the bands above and below it."""
+
+    top: int  # first row of the band in the map
+    first: Float64[np.ndarray, "w_plus_1"]  # samples -1..width-1 of its first row
+    last: Float64[np.ndarray, "w_plus_1"]  # and of its last
+    groups: "dict[_Key, _Group]"  # seam point at the border -> what waits there
+
+
 class SeamlessContours:
     """Takes the tiles of one probability map in raster order, gives its objects as they are complete.
 
@@ -25,9 +36,13 @@ class SeamlessContours:
     to come only their outlines and sums.
     """
 
-    def __init__(self, *, width: int, height: int, threshold: float) -> None:
-        """`width`, `height`: of the map in pixels; beyond it p is 0. `threshold`: in (0, 1), strict."""
-        self._width, self._height = width, height
+    def __init__(self, *, width: int, height: int, threshold: float, top: int = 0) -> None:
+        """`width`, `height`: of the map in pixels; beyond it p is 0. `threshold`: in (0, 1), strict.
+
+        `top`: row of the first tile. Above it lie tiles of which others know: what touches them stays open.
+        """
+        self._width, self._height, self._top = width, height, top
+        self._first = np.zeros(width + 1)  # samples of row `top`
         self._threshold = float(np.float32(threshold))  # p is float32: 0.3 must not exceed "0.3"
         self._above = self._below = np.zeros(width + 1)  # samples -1..width-1 of the bands' last rows
         self._left = np.zeros(0)
@@ -41,9 +56,31 @@ class SeamlessContours:
         if p is None:
             p = np.zeros((min(size, self._height - y), min(size, self._width - x)), np.float32)
         domain = self._domain(x, y, p)
-        pieces = contour(domain, threshold=self._threshold, x=x - 1, y=y - 1)
-        height, width = domain.shape
-        return self._merge(pieces, x - 0.5, y - 0.5, x + width - 1.5, y + height - 1.5)
+        y -= 1
+        if y + 1 == self._top > 0:
+            domain, y = domain[1:], y + 1
+        return self._contoured(domain, x - 1, y)
+
+    def rest(self) -> Open:
+        """After the last tile of a band: what waits for others."""
+        groups = {key: _root(group) for key, group in self._open.items()}
+        return Open(top=self._top, first=self._first, last=self._below, groups=groups)
+
+    def bridge(self, band: Open, *, size: int) -> list[Regions]:
+        """The objects that a band completes with those above it. Bands come in order, without tiles.
+
+        `size`: of the tiles, pixels: the strip between two bands is contoured in their columns.
+        """
+        self._open |= band.groups
+        strip = np.zeros((2, self._width + 2))
+        strip[0, :-1], strip[1, :-1] = self._below, band.first
+        self._below = band.last
+        found = []
+        for x in range(0, self._width, size) if band.top else ():
+            width = min(size, self._width - x)
+            domain = strip[:, x : x + width + 1 + (x + width == self._width)]
+            found.append(self._contoured(domain, x - 1, band.top - 1))
+        return found
 
     @property
     def waiting(self) -> int:
@@ -62,8 +99,18 @@ class SeamlessContours:
         domain[0, : width + 1] = self._above[x : x + width + 1]
         domain[1 : height + 1, 0] = self._left
         self._below[x + 1 : x + width + 1] = p[-1]
+        if y == self._top:
+            self._first[x + 1 : x + width + 1] = p[0]
         self._left = p[:, -1].astype(float)
         return domain
+
+    def _contoured(self, domain: Float64[np.ndarray, "H W"], x: int, y: int) -> Regions:
+        """The objects that a domain with first sample (x, y) completes."""
+        if min(domain.shape) < 2:
+            return Regions.empty()  # a band of a single row lies between its strips
+        pieces = contour(domain, threshold=self._threshold, x=x, y=y)
+        height, width = domain.shape
+        return self._merge(pieces, x + 0.5, y + 0.5, x + width - 0.5, y + height - 0.5)
 
     def _merge(self, pieces: Regions, left: float, top: float, right: float, bottom: float) -> Regions:
         """Passes on the pieces that touch no seam; files the others and closes what became complete.

@@ -134,14 +134,29 @@ def computed(
     An output may have more rows than origins: the last batch is filled up. Memory as in
     `probability_tiles`.
     """
-    batch_size = max(1, min(batch_size, len(origins)))
-    images = _read_ahead(
-        slide, [grid.window(x, y) for x, y in origins], threads, max(2 * batch_size, threads)
-    )
-    running: deque[tuple[Any, list[tuple[int, int]]]] = deque()
+    windows = [grid.window(x, y) for x, y in origins]
     place = iter(origins)
+    for output, count in computed_windows(program, slide, windows, batch_size=batch_size, threads=threads):
+        yield output, list(itertools.islice(place, count))
+
+
+def computed_windows(
+    program: Callable[[UInt8[np.ndarray, "b h w 3"]], Any],
+    slide: Slide,
+    windows: Sequence[Window],
+    *,
+    batch_size: int,
+    threads: int,
+) -> Iterator[tuple[Any, int]]:
+    """Outputs of a program for batches of windows of one size, in order, and how many rows of each count.
+
+    Memory as in `probability_tiles`.
+    """
+    batch_size = max(1, min(batch_size, len(windows)))
+    images = _read_ahead(slide, windows, threads, max(2 * batch_size, threads))
+    running: deque[tuple[Any, int]] = deque()
     for batch, count in _batches(images, batch_size):
-        running.append((program(batch), list(itertools.islice(place, count))))
+        running.append((program(batch), count))
         if len(running) > 1:
             yield running.popleft()
     yield from running
