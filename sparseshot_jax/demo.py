@@ -2,6 +2,7 @@
 losses, two reports."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 from sparseshot_jax import experiment, pictures
@@ -151,7 +152,7 @@ def _write(
     comparison: _Comparison, out: Path, runs: dict[str, Run], evaluations: dict, splits: Splits
 ) -> None:
     """Predictions of the test slide, their overlay, and the report; not again where they are there."""
-    scored = max((run.folder / "evaluation.json").stat().st_mtime for run in runs.values())
+    scored = max(os.stat(run.folder / "evaluation.json").st_mtime for run in runs.values())
     files = [out / name for name in comparison.made]
     if all(path.is_file() and path.stat().st_mtime >= scored for path in files):
         return

@@ -1,5 +1,6 @@
 """Strict surroundings for every test: 8 CPU devices, checked shapes, no silent broadcasting."""
 
+import importlib.util
 import os
 import tempfile
 
@@ -9,6 +10,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 os.environ["SPARSESHOT_CACHE"] = tempfile.mkdtemp(
     prefix="sparseshot_cache_"
 )  # nothing goes to the home folder
+os.environ["SPARSESHOT_NO_CACHE"] = "1"  # every test compiles what it tests
 
 from jaxtyping import install_import_hook
 
@@ -18,7 +20,7 @@ install_import_hook(
         f"sparseshot_jax.{room}"
         for room in (
             *("losses", "models", "metrics", "data", "training", "predict", "evaluate"),
-            *("report", "ablate", "config", "experiment", "cli"),
+            *("report", "ablate", "config", "experiment", "sweep", "profile", "cli"),
         )
     ],
     "beartype.beartype",
@@ -49,6 +51,17 @@ def quick_compilation(request):
     The losses are tested as they are used: fused and reordered.
     """
     jax.config.update("jax_disable_most_optimizations", "losses" not in request.path.parts)
+
+
+@pytest.fixture
+def object_store(monkeypatch):
+    """s3:// in memory, and over HTTP where AWS_ENDPOINT_URL says; its file system."""
+    path = Path(__file__).with_name("object_store.py")
+    spec = importlib.util.spec_from_file_location("object_store", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with module.serving(monkeypatch) as files:
+        yield files
 
 
 @pytest.fixture

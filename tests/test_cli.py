@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparseshot_jax import cli, experiment
+from sparseshot_jax import cli, experiment, sweep
 
 CONFIG = """
 from sparseshot_jax.config import ExperimentConfig, PredictSpec, TrainSpec
@@ -189,7 +189,7 @@ def test_an_ablation_compiles_once_a_loss_and_is_not_run_twice(call, place, tmp_
     assert sorted((c["loss"]["alpha"], c["loss"]["schedule"], c["seed"]) for c in trained) == sorted(
         (float(row["loss.alpha"]), row["loss.schedule"], row["seed"]) for row in rows
     )
-    monkeypatch.setattr(experiment, "run_trial", lambda *_: pytest.fail("done already"))
+    monkeypatch.setattr(sweep, "run_group", lambda *_: pytest.fail("done already"))
     assert call(*arguments)[0] == 0
     status, output = call(*arguments[:-1], "train.steps=3")
     assert status == 2

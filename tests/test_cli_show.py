@@ -71,3 +71,25 @@ def test_of_points_the_terminal_shows_nothing_by_iou(detections, capsys, monkeyp
     said = " ".join(capsys.readouterr().out.split())  # wherever the lines break
     assert ("at IoU" in said) == known
     assert ("All true objects are points" in said) != known
+
+
+def test_a_mean_and_its_spread_share_a_column(capsys, monkeypatch):
+    monkeypatch.setattr(show, "CONSOLE", Console(width=100))
+    show.show_spread(
+        [
+            {"loss.alpha": "0.1", "seeds": 2, "dice": 0.5, "dice_sd": 0.25},
+            {"loss.alpha": "0.2", "seeds": 1, "failed": 1, "dice": 0.75},
+        ]
+    )
+    shown = capsys.readouterr().out
+    assert "dice_sd" not in shown
+    assert "0.5000 ± 0.2500" in shown
+    assert "│ 0.7500 " in shown
+
+
+def test_a_row_of_a_failed_trial_says_what_happened(capsys, monkeypatch):
+    monkeypatch.setattr(show, "CONSOLE", Console(width=100))
+    show.show_rows([{"trial": "a", "dice": 0.5}, {"trial": "b", "error": "not finite at step 3. Try less."}])
+    shown = capsys.readouterr().out
+    assert "not finite at step 3 " in shown
+    assert "Try" not in shown

@@ -52,6 +52,10 @@ def fault(kind, delay):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(delay), resource.RLIM_INFINITY))
     elif kind == "kill":
         threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    elif kind in ("stop", "die"):
+        if kind == "die":  # as a program does that does not know the signal
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGTERM)).start()
     else:
         os.kill(os.getpid(), getattr(signal, kind))
 
@@ -164,6 +168,35 @@ def test_killed_at_five_random_steps(place, uninterrupted, tmp_path):
     assert_same_end(place, run, uninterrupted)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_sigterm_at_twenty_moments_of_checkpoints_being_written(place, tmp_path):
+    """A checkpoint after every step, some megabytes large: one is always on its way to the disk.
+
+    Half of the processes save and leave; the others die in mid-write. Each goes on where the one before it
+    left off, so that every newest checkpoint is read twice: here, and by the program itself.
+    """
+    run, draw, torn = tmp_path / "run", random.Random(1), 0
+    often = ("--train.checkpoint-every", "1", "--train.steps", "100000", "--train.validate-every", "100000")
+    reached = 0
+    for k in range(20):
+        kind = ("stop", "die")[k % 2]
+        at, delay = reached + draw.randint(2, 4), draw.uniform(0.0, 0.4)
+        status, output = place.train(run, *often, "--model.base", "48", fault=kind, at=at, delay=delay)
+        torn += len(list((run / "checkpoints").glob("*.orbax-checkpoint-tmp")))
+        state, position = place.state(run)
+        assert reached == 0 or f"goes on from step {reached}" in output, output
+        reached = int(state.step)
+        assert position == {"next_tile": 4 * reached}
+        if kind == "stop":
+            assert status == 143, output
+            assert f"stopped by SIGTERM at step {reached}; state saved" in output
+        else:
+            assert status == -signal.SIGTERM, output
+            assert reached >= at - 2  # nothing older than the one before the last begun
+    assert torn >= 5, torn
+
+
 def one_message(output, *parts):
     assert "Traceback" not in output, output
     assert output.count("error:") == 1, output
@@ -223,7 +256,7 @@ def test_a_run_folder_that_cannot_be_written(place, tmp_path):
 
 
 def test_evaluation_json_is_whole_or_absent(tmp_path, monkeypatch):
-    from sparseshot_jax.run import write_json
+    from sparseshot_jax.run_folder import write_json
 
     path = tmp_path / "evaluation.json"
     write_json(path, {"a": 1})

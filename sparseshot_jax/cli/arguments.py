@@ -45,12 +45,15 @@ def source_config(path: str) -> Any:
         InputError: nothing is there, or the config is wrong.
     """
     from sparseshot_jax.config import ExperimentConfig, load_config
+    from sparseshot_jax.data import storage
     from sparseshot_jax.data.sources import FolderSource, SlideSource
     from sparseshot_jax.data.sources.annotation_files import MARK_SUFFIXES
     from sparseshot_jax.data.sources.folder import image_folder
     from sparseshot_jax.losses import FocalExclusive
     from sparseshot_jax.models import UNetSpec
 
+    if not storage.is_local(path):
+        return load_config(path if path.endswith(".json") else storage.join(path, "config.json"))
     place = Path(path)
     if place.is_file() and place.name.lower().endswith(MARK_SUFFIXES) and place.suffix != ".json":
         raise InputError(
