@@ -68,7 +68,8 @@ def configured(options: Options) -> ExperimentConfig:
             raise InputError(f"--set takes FIELD=VALUE, such as model.base=64; got {pair!r}.")
         config = override(config, field, value)
     if getattr(config.model, "form", "") == "auto":  # the default back end is this machine's CPU
-        config = override(config, "model.form", "textbook")
+        rows_split = options.mesh.split(",")[-1].strip() != "1"
+        config = override(config, "model.form", "split" if rows_split else "textbook")
     if options.tile_px is not None:
         config = override(config, "tiles.tile_px", str(options.tile_px))
     return config

@@ -99,8 +99,8 @@ def over_seeds(trials: Sequence[Trial], rows: Sequence[Mapping[str, Any]]) -> li
         NAME and NAME_sd of each measure; no spread of a single number.
 
     >>> trials = grid(["loss.alpha=0.1"], [0, 1])
-    >>> over_seeds(trials, [{"dice": 0.5}, {"dice": 0.75}])
-    [{'loss.alpha': '0.1', 'seeds': 2, 'dice': 0.625, 'dice_sd': 0.17677669529663687}]
+    >>> over_seeds(trials, [{"dice": 0.5}, {"dice": 0.5}])
+    [{'loss.alpha': '0.1', 'seeds': 2, 'dice': 0.5, 'dice_sd': 0.0}]
     """
     settings: dict[tuple, list[Mapping[str, Any]]] = {}
     for trial, row in zip(trials, rows):

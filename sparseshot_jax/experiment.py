@@ -96,7 +96,7 @@ def layout_of(config: ExperimentConfig) -> sharding.Layout:
         InputError: a mesh that they do not make up, or that does not split the batches or tiles evenly.
     """
     layout = sharding.make_layout(config.train.mesh)
-    processes.meet(layout.mesh)
+    sharding.meet(layout)
     sharding.check_batch_size(config.train.batch_size, layout, config.train.micro_batches)
     sharding.check_height(config.tiles.tile_px, layout, config.model.multiple)
     return layout

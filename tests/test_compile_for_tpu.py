@@ -60,6 +60,8 @@ def test_a_config_takes_the_forms_of_a_tpu(script):
     config = script.configured(options)
     assert (config.model.base, config.model.form) == (24, "textbook")
     assert (config.train.remat, config.tiles.tile_px) == ("blocks", 512)
+    rows = script.configured(script.Options(config=options.config, mesh="4,1,4"))
+    assert rows.model.form == "split"
     with pytest.raises(InputError, match="FIELD=VALUE"):
         script.configured(script.Options(config=options.config, set=("model.base",)))
 

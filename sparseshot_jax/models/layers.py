@@ -166,6 +166,8 @@ FORMS = {
     "cpu": Forms(convolve=convolve_summed, pool=pool_strided, up_convolve=up_convolve_product),
     "gpu": Forms(convolve=convolve, pool=pool, up_convolve=up_convolve_sliced),
     "textbook": Forms(convolve=convolve, pool=pool, up_convolve=up_convolve),
+    # For TPUs that split the rows of a tile: the textbook's up-convolution sends whole maps there.
+    "split": Forms(convolve=convolve, pool=pool, up_convolve=up_convolve_product),
 }
 
 

@@ -53,7 +53,7 @@ class Band:
 
         >>> wanted = np.ones((5, 3), bool)
         >>> [list(Band(index=k, count=2).rows(wanted)) for k in range(3)]
-        [[0, 1, 2], [3, 4], []]
+        [[0, 1], [2, 3, 4], []]
         """
         load = wanted.sum(axis=1) + 0.01  # a row of glass is not quite for nothing
         middle = (np.cumsum(load) - load / 2) / load.sum()

@@ -4,7 +4,6 @@ Every process runs the same code on its own part of the data; `jax.distributed` 
 devices. In a job of one process everything here does nothing.
 """
 
-import itertools
 import os
 import pickle
 import socket
@@ -15,7 +14,6 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
 
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.training import process_end
@@ -79,24 +77,9 @@ def barrier(name: str) -> None:
         job.client.wait_at_barrier(f"sparseshot/{name}/{job.meetings}", _DAY_MS)
 
 
-def meet(mesh: Mesh) -> None:
-    """Open the connections between CPU processes that programs over `mesh` will use; all must call it.
-
-    gloo lets a group of devices wait 30 s for each other when they first meet, and for hours later. A first
-    meeting in a training step would come after its compilation, which may take unequal minutes.
-    """
-    if process_end.job is None or mesh.devices.flat[0].platform != "cpu":
-        return
-    axes = [name for name, size in mesh.shape.items() if size > 1]
-    groups = [group for n in range(1, len(axes) + 1) for group in itertools.combinations(axes, n)]
-
-    def sums() -> list[jax.Array]:
-        return [jax.lax.psum(jax.lax.axis_index(group), group) for group in groups]
-
-    program = jax.jit(jax.shard_map(sums, mesh=mesh, in_specs=(), out_specs=PartitionSpec()))
-    program = program.lower().compile()
-    barrier("meet")
-    jax.block_until_ready(program())
+def joined() -> bool:
+    """True where this process is one of several."""
+    return process_end.job is not None
 
 
 def gather(value: Any) -> list[Any]:

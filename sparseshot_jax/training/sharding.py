@@ -10,6 +10,7 @@ collectives, and sums over a batch are sums over the global batch by constructio
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sparseshot_jax.errors import InputError
+from sparseshot_jax.training import processes
 from sparseshot_jax.types import Batch
 
 AXES = ("data", "fsdp", "space")
@@ -182,8 +184,8 @@ class Layout:
 
     def _shares(self) -> list[tuple[int, ...]]:
         """The parts of a batch that belong together because the same processes hold them."""
-        processes = {device.process_index for device in self.mesh.devices.flat}
-        return sorted({self._parts(process) for process in processes})
+        owners = {device.process_index for device in self.mesh.devices.flat}
+        return sorted({self._parts(owner) for owner in owners})
 
     def _check_shares(self) -> None:
         shares = self._shares()
@@ -246,6 +248,27 @@ def make_layout(spec: MeshSpec | None = None, devices: Sequence[Any] | None = No
         )
     layout._check_shares()
     return layout
+
+
+def meet(layout: Layout) -> None:
+    """Open the connections between CPU processes that programs over a layout will use; all must call it.
+
+    gloo lets a group of devices wait 30 s for each other when they first meet, and for hours later. A first
+    meeting in a training step would come after its compilation, which may take unequal minutes.
+    """
+    mesh = layout.mesh
+    if not processes.joined() or mesh.devices.flat[0].platform != "cpu":
+        return
+    axes = [name for name, size in mesh.shape.items() if size > 1]
+    groups = [group for n in range(1, len(axes) + 1) for group in itertools.combinations(axes, n)]
+
+    def sums() -> list[jax.Array]:
+        return [jax.lax.psum(jax.lax.axis_index(group), group) for group in groups]
+
+    program = jax.jit(jax.shard_map(sums, mesh=mesh, in_specs=(), out_specs=PartitionSpec()))
+    program = program.lower().compile()
+    processes.barrier("meet")
+    jax.block_until_ready(program())
 
 
 def check_batch_size(batch_size: int, layout: Layout, micro_batches: int) -> None:

@@ -79,7 +79,7 @@ def test_a_size_that_does_not_halve_is_refused_with_the_nearest_that_does(size, 
 @pytest.mark.parametrize(
     "fields",
     [{"base": 0}, {"depth": 0}, {"depth": 9}, {"norm": "layer"}, {"dtype": "float16"},
-     {"prior": 0.0}, {"prior": 1.0}, {"prior": float("nan")}, {"form": "gpu"},
+     {"prior": 0.0}, {"prior": 1.0}, {"prior": float("nan")}, {"form": "tpu"},
      {"distance_weight": -0.1}, {"distance_weight": float("nan")}],
 )  # fmt: skip
 def test_a_field_out_of_range_is_refused_by_name(fields):

@@ -99,7 +99,7 @@ def test_receptive_radius_is_attained_and_not_exceeded(stride, depth):
 @pytest.mark.parametrize(
     "fields",
     [{"width": 0}, {"depth": 0}, {"stride": 6}, {"anchors": 0}, {"norm": "layer"}, {"dtype": "float16"},
-     {"prior": 0.0}, {"prior": float("nan")}, {"head": "heat"}, {"form": "gpu"}, {"max_objects": 0},
+     {"prior": 0.0}, {"prior": float("nan")}, {"head": "heat"}, {"form": "tpu"}, {"max_objects": 0},
      {"box_weight": -1.0}, {"class_weight": -1.0}, {"ignore_iou": 1.5}, {"anchors": 2, "head": "centre"}],
 )  # fmt: skip
 def test_a_field_out_of_range_is_refused_by_name(fields):

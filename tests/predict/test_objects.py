@@ -213,7 +213,8 @@ def test_overlay_draws_outlines_where_the_objects_are(tmp_path, size, max_px, ex
     assert [p.name for p in tmp_path.iterdir()] == ["overlay.png"]
 
 
-def test_overlay_in_a_missing_folder_is_an_error(tmp_path):
+def test_overlay_where_no_folder_can_be_is_an_error(tmp_path):
+    (tmp_path / "none").write_text("a file")
     slide = ArraySlide(np.full((20, 20, 3), 255, np.uint8), mpp=0.5)
     with pytest.raises(InputError, match="cannot be written"):
         overlay_png(slide, Annotations.empty(), tmp_path / "none" / "overlay.png")
