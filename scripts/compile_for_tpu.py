@@ -178,8 +178,15 @@ def figures(options: Options) -> dict[str, Any]:
     if options.hlo:
         options.hlo.write_text(text)
     state_shapes = [leaf.shape for leaf in jax.tree.leaves(given[0])]
+    # One number for each 8 x 8 pixels, as a detector's cells have them, may be gathered: no map is so small.
+    cells = tiles // layout.batch_parts * config.tiles.tile_px**2 // 64
     result |= {"compile_s": time.perf_counter() - began, "memory": memory(compiled)}
-    return result | costs(compiled, chip) | told(collectives(text), state_shapes, chip) | {"fits": True}
+    return (
+        result
+        | costs(compiled, chip)
+        | told(collectives(text), state_shapes, chip, cells + 1)
+        | {"fits": True}
+    )
 
 
 def memory(compiled: Any) -> dict[str, int]:
@@ -206,15 +213,17 @@ def costs(compiled: Any, chip: Chip) -> dict[str, Any]:
     }
 
 
-def told(found: list[Collective], state_shapes: list[tuple[int, ...]], chip: Chip) -> dict[str, Any]:
-    """The collectives by kind and axes, and the all-gathers that should not be."""
+def told(
+    found: list[Collective], state_shapes: list[tuple[int, ...]], chip: Chip, smallest: int
+) -> dict[str, Any]:
+    """The collectives by kind and axes, and the all-gathers of `smallest` elements that should not be."""
     rows: dict[tuple[str, str], dict[str, Any]] = defaultdict(lambda: {"count": 0, "bytes": 0, "sent": 0.0})
     for one in found:
         row = rows[one.kind, one.axes or (f"groups of {one.group}" if one.group else "")]
         row["count"] += one.times
         row["bytes"] += one.times * one.bytes
         row["sent"] += one.sent
-    bad = gathered_activations(found, state_shapes)
+    bad = gathered_activations(found, state_shapes, smallest=smallest)
     odd = [one for one in found if one.kind in ("all-to-all", "ragged-all-to-all")]
     return {
         "collectives": [{"kind": kind, "axes": axes, **row} for (kind, axes), row in rows.items()],

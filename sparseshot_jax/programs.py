@@ -87,7 +87,10 @@ def plain_step_of(shape: Form, **options: Any) -> Step:
 
 def step_of(shape: Form, layout: Layout) -> Step:
     """The pure function of one step of a form, its state kept where the layout says."""
-    step = plain_step_of(shape, whole=layout.whole)
+    if layout.splits_rows and getattr(shape.model, "form", "") == "auto" and jax.default_backend() != "cpu":
+        model: Any = shape.model
+        shape = dataclasses.replace(shape, model=dataclasses.replace(model, form="split"))
+    step = plain_step_of(shape, whole=layout.whole, spread=layout.spread)
 
     def train_step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Measures]:
         state, measures = step(state, batch, hyper)

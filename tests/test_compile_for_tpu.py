@@ -92,7 +92,7 @@ def test_collectives_are_summed_by_kind_and_axes(script):
         exchange(kind="all-gather", shapes=((512, 512),), bytes=1024**2),
         exchange(kind="all-to-all", shapes=((4, 8),)),
     ]
-    told = script.told(found, [(512, 512), (3,)], chip)
+    told = script.told(found, [(512, 512), (3,)], chip, 65536)
     rows = {row["kind"]: row for row in told["collectives"]}
     assert rows["all-reduce"] == {
         "kind": "all-reduce",
@@ -204,7 +204,7 @@ def test_a_mesh_as_compiled(model):
 @needs_compiler
 @pytest.mark.parametrize(
     ("config", "size", "limit_gib"),
-    [("unet_tnbc", "model.base=32", 2.0), ("yollo_tnbc", "model.width=32", 0.6)],
+    [("unet_tnbc", "model.base=32", 4.0), ("yollo_tnbc", "model.width=32", 1.0)],
 )
 def test_a_step_compiled_for_v5e(config, size, limit_gib, tmp_path):
     """Data parallel, split state and split tiles at once, by the compiler that a pod uses."""

@@ -130,29 +130,6 @@ def up_convolve_product(
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, kernel.shape[-1])
 
 
-@jax.custom_vjp
-def up_convolve_sliced(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "2 2 c k"]
-) -> Float[Array, "b 2*h 2*w k"]:
-    """`up_convolve`; the gradient of its kernel is made of strided slices.
-
-    Where the rows of a tile lie on several devices, XLA gathers both maps for the gradient that
-    `up_convolve` has by itself; slices stay where they are.
-    """
-    return up_convolve(x, kernel)
-
-
-def _sliced_gradients(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    of_x = lax.conv_general_dilated(g, kernel.swapaxes(2, 3), (2, 2), "VALID", dimension_numbers=_NHWC)
-    product = functools.partial(jnp.einsum, "bhwc,bhwk->ck", x, preferred_element_type=jnp.float32)
-    of_kernel = jnp.stack([jnp.stack([product(g[:, i::2, j::2]) for j in range(2)]) for i in range(2)])
-    return of_x, of_kernel.astype(kernel.dtype)
-
-
-up_convolve_sliced.defvjp(lambda x, kernel: (up_convolve(x, kernel), (x, kernel)), _sliced_gradients)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Forms:
     """One choice of form for every operation that has several."""
@@ -164,9 +141,8 @@ class Forms:
 
 FORMS = {
     "cpu": Forms(convolve=convolve_summed, pool=pool_strided, up_convolve=up_convolve_product),
-    "gpu": Forms(convolve=convolve, pool=pool, up_convolve=up_convolve_sliced),
     "textbook": Forms(convolve=convolve, pool=pool, up_convolve=up_convolve),
-    # For TPUs that split the rows of a tile: the textbook's up-convolution sends whole maps there.
+    # For rows of a tile on several devices: the gradient of a transposed convolution would send whole maps.
     "split": Forms(convolve=convolve, pool=pool, up_convolve=up_convolve_product),
 }
 
@@ -174,7 +150,7 @@ FORMS = {
 def forms(form: str = "auto") -> Forms:
     """The forms named, or those that suit JAX's default back end."""
     if form == "auto":
-        form = {"cpu": "cpu", "gpu": "gpu"}.get(jax.default_backend(), "textbook")
+        form = "cpu" if jax.default_backend() == "cpu" else "textbook"
     return FORMS[form]
 
 

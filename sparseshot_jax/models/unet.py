@@ -35,7 +35,7 @@ class UNetSpec:
     dtype: str = "float32"  # of the arithmetic, float32 or bfloat16; parameters and logits: float32
     # p of foreground at the start, (0, 1); below every threshold rho. Decides numbers and no program.
     prior: float = dataclasses.field(default=0.05, metadata={"traced": True})
-    form: str = "auto"  # of the arithmetic: cpu, gpu, textbook (TPU), or as the back end likes it
+    form: str = "auto"  # of the arithmetic: cpu, textbook, split, or as back end and mesh like it
     distance: bool = False  # a last channel: how deep in its object a pixel lies, to part touching objects
     # Of the last channel's loss beside that of the others, >= 0.
     distance_weight: float = dataclasses.field(default=5.0, metadata={"traced": True})

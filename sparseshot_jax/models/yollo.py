@@ -44,7 +44,7 @@ class YolloSpec:
     anchors: int = 1  # boxes a cell, sizes taken from the training set, >= 1; "centre" has one
     norm: str = "batch"  # batch, group or channel: see `layers`
     dtype: str = "float32"  # of the arithmetic, float32 or bfloat16; parameters and output: float32
-    form: str = "auto"  # of the arithmetic: cpu, gpu, textbook (TPU), or as the back end likes it
+    form: str = "auto"  # of the arithmetic: cpu, textbook, split, or as back end and mesh like it
     max_objects: int = 512  # of a training tile, >= 1; more are counted and not learnt
     prior: float = dataclasses.field(default=0.01, metadata=_TRACED)  # p of an object at the start, (0, 1)
     box_weight: float = dataclasses.field(default=3.0, metadata=_TRACED)  # of the box term, >= 0

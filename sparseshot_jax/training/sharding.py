@@ -132,6 +132,11 @@ class Layout:
         """Parts into which a batch is split."""
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
+    @property
+    def splits_rows(self) -> bool:
+        """Whether the rows of a tile lie on several devices."""
+        return self.mesh.shape["space"] > 1
+
     def state(self, tree: Any) -> Any:
         """A sharding for each array: large ones are split over "fsdp" along their longest axis that divides.
 

@@ -148,7 +148,7 @@ def test_a_gradient_reaches_every_parameter(norm):
         assert jnp.any(leaf != 0), jax.tree_util.keystr(path)
 
 
-@pytest.mark.parametrize("form", ["cpu", "gpu"])
+@pytest.mark.parametrize("form", ["cpu", "split"])
 def test_forms_give_the_same_model(call, form):
     """Same parameters, same logits, same gradients: a checkpoint serves every back end."""
     image = images(2, 16, 16)

@@ -261,7 +261,7 @@ def test_collectives_are_found_in_a_program():
     assert ("all-gather", "f32", 64 * 64) in sent(text)
 
 
-@pytest.mark.parametrize(("kind", "form"), [("unet", "cpu"), ("yollo", "cpu"), ("unet", "gpu")])
+@pytest.mark.parametrize(("kind", "form"), [("unet", "cpu"), ("yollo", "cpu"), ("unet", "split")])
 def test_rows_are_exchanged_and_no_map_is_gathered(kind, form):
     one = step(kind, "focal_exclusive", (1, 1, 8), PLAIN, form)
     assert_nothing_is_gathered(one, image=0, row=TILES * SIDE * 8)
@@ -270,7 +270,7 @@ def test_rows_are_exchanged_and_no_map_is_gathered(kind, form):
 @SLOW
 @pytest.mark.parametrize("options", [PLAIN, FULL], ids=["plain", "full"])
 @pytest.mark.parametrize("mesh", [(2, 1, 4), (1, 1, 8)], ids=named)
-@pytest.mark.parametrize("form", ["cpu", "gpu"])
+@pytest.mark.parametrize("form", ["cpu", "split"])
 @pytest.mark.parametrize("loss_name", ["focal_exclusive", "official"])
 @pytest.mark.parametrize("kind", list(MODELS))
 def test_large_tiles_are_never_gathered(kind, loss_name, form, mesh, options):
