@@ -54,7 +54,7 @@ class LastWords:
     def change(self, text: str) -> None:
         """Say `text` (one line; empty: nothing) at the end."""
         if self._shell and self._shell.stdin:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):  # gone, or closed by another thread that ends us
                 self._shell.stdin.write(text.encode() + b"\n")
                 self._shell.stdin.flush()
 
