@@ -60,23 +60,32 @@ class Options:
 
 
 def configured(options: Options) -> ExperimentConfig:
-    """The config as a TPU would run it."""
+    """The config, changed as the options say."""
     config = load_config(options.config)
     for pair in options.set:
         field, equals, value = pair.partition("=")
         if not equals:
             raise InputError(f"--set takes FIELD=VALUE, such as model.base=64; got {pair!r}.")
         config = override(config, field, value)
-    if getattr(config.model, "form", "") == "auto":  # the default back end is this machine's CPU
-        rows_split = options.mesh.split(",")[-1].strip() != "1"
-        config = override(config, "model.form", "split" if rows_split else "textbook")
     if options.tile_px is not None:
         config = override(config, "tiles.tile_px", str(options.tile_px))
     return config
 
 
+def mesh_of(options: Options) -> MeshSpec:
+    """The sizes of the mesh."""
+    try:
+        data, fsdp, space = (int(size) for size in options.mesh.split(","))
+    except ValueError as error:  # no number, or not three
+        raise InputError(
+            f"--mesh takes the sizes of data, fsdp and space; got {options.mesh!r}. Try -1,1,1."
+        ) from error
+    return MeshSpec(data=data, fsdp=fsdp, space=space, slices=options.slices)
+
+
 def laid_out(options: Options) -> tuple[Layout, Chip]:
     """The mesh over the described devices, and what they are."""
+    spec = mesh_of(options)
     several = {"num_slices": options.slices} if options.slices > 1 else {}
     try:
         topology = topologies.get_topology_desc(platform="tpu", topology_name=options.topology, **several)
@@ -85,11 +94,6 @@ def laid_out(options: Options) -> tuple[Layout, Chip]:
             f"no topology {options.topology}: {str(error).splitlines()[0]}. Try v5e:16x16; libtpu must be "
             'installed (pip install "jax[tpu]").'
         ) from error
-    sizes = [int(size) for size in options.mesh.split(",")]
-    if len(sizes) != 3:
-        raise InputError(f"--mesh takes the sizes of data, fsdp and space; got {options.mesh!r}. Try -1,1,1.")
-    data, fsdp, space = sizes
-    spec = MeshSpec(data=data, fsdp=fsdp, space=space, slices=options.slices)
     layout = make_layout(spec, topology.devices)
     chip = chip_of(topology.devices[0])
     if chip is None:

@@ -99,9 +99,12 @@ def _start(
 
 def _gpus() -> list[str]:
     """Numbers of the GPUs that this process may use."""
-    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return visible.split(",")
-    if os.environ.get("JAX_PLATFORMS") == "cpu" or not shutil.which("nvidia-smi"):
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:  # "" and "-1" hide all of them
+        return [one for one in visible.split(",") if one not in ("", "-1")]
+    if not shutil.which("nvidia-smi"):
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
     return [str(at) for at, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]

@@ -110,6 +110,12 @@ def _counted(path: Path, options: Options) -> Work:
     from sparseshot_jax.training.sharding import MeshSpec, make_layout
 
     config = override(load_config(path), "tiles.tile_px", str(options.tile_px))
+    for name, value in (
+        ("form", "textbook"),
+        ("dtype", "bfloat16"),
+    ):  # as on a TPU, not on this machine's CPU
+        if hasattr(config.model, name):
+            config = override(config, f"model.{name}", value)
     for pair in options.set:
         field, _, value = pair.partition("=")
         config = override(config, field, value)

@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 from jaxtyping import Float64
@@ -65,8 +66,8 @@ def train(
 ) -> Run:
     """Train, or go on with, the run in `folder` (runs/NAME where it is None).
 
-    In a job of many processes each calls this with the same arguments, and reads its part of the tiles. One
-    of them writes and tells; all write the checkpoints.
+    In a job of many processes each calls this with the same arguments, after `training.processes.start`, and
+    reads its part of the tiles. One of them writes and tells; all write the checkpoints.
 
     Args:
         config: everything that decides the result.
@@ -84,6 +85,8 @@ def train(
     folder = folder_path(folder or f"runs/{config.name}")
     reporter = reporter if reporter and processes.is_lead() else Reporter()
     layout = layout_of(config)
+    if layout.mesh.size < jax.device_count():
+        reporter.note(f"train.mesh uses {layout.mesh.size} of {jax.device_count()} devices.")
     with opened(config, folder, layout, extend=extend, splits=splits, reporter=reporter) as (state, recorder):
         state = loop.fit(state, recorder, step=train_program(form_of(config), layout))
     return run_of(folder, config, state)
@@ -146,18 +149,18 @@ def opened(
     )
     if extend and (longer := extension(folder, config)):
         reporter.note(longer)
-    if processes.is_lead():  # and not before the data were found to be good
-        record_config(folder, config)
-        write_json(folder / "data.json", data)
-    processes.barrier("folder")
     with contextlib.ExitStack() as closing:
+        closing.callback(batches.close)
+        if processes.is_lead():  # and not before the data were found to be good
+            record_config(folder, config)
+            write_json(folder / "data.json", data)
+        processes.barrier("folder")
         checkpoints = closing.enter_context(Checkpoints(folder / "checkpoints", config=to_json(config)))
         if checkpoints.latest_step is not None:
             state, position = checkpoints.restore(state)
             batches.set_state(position)
         start = int(state.step)
         reporter.on_start(start, config.train.steps)
-        closing.callback(batches.close)
         feed = ahead = Prefetch(batches, layout.place, config.train.prefetch)
         closing.callback(ahead.close)
         if config.train.log_tiles:

@@ -39,11 +39,14 @@ def profile(
 ) -> dict[str, Any]:
     """Measure `steps` training steps of a config and write a trace of a few more to `out`/trace.
 
+    Of many processes the lead alone traces.
+
     Returns:
         JSON values; `report.step_profile` shows them. Times in seconds, memory in bytes, shares in [0, 1].
+        Without operations in all processes but the lead.
 
     Raises:
-        InputError: fewer than 2 steps, or as `experiment.train`.
+        InputError: fewer than 2 steps, `out` cannot be written, or as `experiment.train`.
     """
     if steps < 2:
         raise InputError(f"steps must be at least 2, for a median; got {steps}. Try 20.")
@@ -60,6 +63,7 @@ def profile(
             training.step()
         done_s, wait_s = training.timed(steps)
         training.traced(out / "trace")
+    events = read_trace(out / "trace") if processes.is_lead() else []
     batch = training.batch
     count = layout.mesh.size
     return {
@@ -76,7 +80,7 @@ def profile(
         **_speed(done_s, wait_s, images=len(batch.valid), pixels=batch.ground.size),
         **_work(training, compiled, steps / done_s[-1], count, _dtype(config)),
         "memory": _memory(compiled),
-        "operations": operations_of(read_trace(out / "trace"), compiled.as_text()),
+        "operations": operations_of(events, compiled.as_text()),
         "trace": str(out / "trace"),
     }
 
@@ -84,8 +88,11 @@ def profile(
 @contextlib.contextmanager
 def _scratch(out: Path) -> Iterator[epath.Path]:
     """A folder inside `out` that all processes of a job see, gone afterwards."""
-    out.mkdir(parents=True, exist_ok=True)
-    made = tempfile.mkdtemp(prefix=".run_", dir=out) if processes.is_lead() else ""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        made = tempfile.mkdtemp(prefix=".run_", dir=out) if processes.is_lead() else ""
+    except OSError as error:
+        raise InputError(f"cannot write to {out}: {error}. Choose another folder with --out.") from error
     folder = processes.gather(made)[0]
     try:
         yield epath.Path(folder)
@@ -145,10 +152,15 @@ class _Training:
         return np.array(done), self._wait_s
 
     def traced(self, folder: Path) -> None:
-        """Write a trace of `TRACED` steps."""
+        """Run `TRACED` steps; the lead writes a trace of them."""
         options = jax.profiler.ProfileOptions()
         options.python_tracer_level = 0  # every Python call: it would slow the step and fill the trace
-        with jax.profiler.trace(str(folder), profiler_options=options):
+        # The file has the machine's name: two processes of one machine would write the same.
+        lead = processes.is_lead()
+        tracing = (
+            jax.profiler.trace(str(folder), profiler_options=options) if lead else contextlib.nullcontext()
+        )
+        with tracing:
             for number in range(TRACED):
                 with jax.profiler.StepTraceAnnotation("train", step_num=number):
                     jax.block_until_ready(self.step())

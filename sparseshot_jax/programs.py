@@ -85,12 +85,18 @@ def plain_step_of(shape: Form, **options: Any) -> Step:
     )
 
 
+def suited(shape: Form, layout: Layout) -> Form:
+    """Where the operations' form is left open: the one for the layout's devices, JAX's default or not."""
+    model: Any = shape.model
+    if getattr(model, "form", "") != "auto" or layout.platform == "cpu":
+        return shape
+    named = "split" if layout.splits_rows else "textbook"
+    return dataclasses.replace(shape, model=dataclasses.replace(model, form=named))
+
+
 def step_of(shape: Form, layout: Layout) -> Step:
     """The pure function of one step of a form, its state kept where the layout says."""
-    if layout.splits_rows and getattr(shape.model, "form", "") == "auto" and jax.default_backend() != "cpu":
-        model: Any = shape.model
-        shape = dataclasses.replace(shape, model=dataclasses.replace(model, form="split"))
-    step = plain_step_of(shape, whole=layout.whole, spread=layout.spread)
+    step = plain_step_of(suited(shape, layout), whole=layout.whole, spread=layout.spread)
 
     def train_step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Measures]:
         state, measures = step(state, batch, hyper)

@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from sparseshot_jax import programs
 from sparseshot_jax.collectives import Collective
+from sparseshot_jax.config import load_config, override
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.hardware import CHIPS
-from sparseshot_jax.training.sharding import MeshSpec, make_layout
+from sparseshot_jax.training.sharding import Layout, MeshSpec, make_layout
 
 ROOT = Path(__file__).parents[1]
 TPU_PYTHON = os.environ.get("SPARSESHOT_TPU_PYTHON", "")
@@ -53,17 +55,61 @@ def exchange(**changed):
     return Collective(**{**values, "operation": "sum", "source": "layers.py:44", **changed})
 
 
-def test_a_config_takes_the_forms_of_a_tpu(script):
+def test_a_config_changed_by_options(script):
     options = script.Options(
         config=ROOT / "configs/unet_tnbc.py", set=("model.base=24", "train.remat=blocks"), tile_px=512
     )
     config = script.configured(options)
-    assert (config.model.base, config.model.form) == (24, "textbook")
+    assert (config.model.base, config.model.form) == (24, "auto")
     assert (config.train.remat, config.tiles.tile_px) == ("blocks", 512)
-    rows = script.configured(script.Options(config=options.config, mesh="4,1,4"))
-    assert rows.model.form == "split"
     with pytest.raises(InputError, match="FIELD=VALUE"):
         script.configured(script.Options(config=options.config, set=("model.base",)))
+
+
+def test_the_sizes_of_a_mesh(script):
+    def mesh(text):
+        return script.mesh_of(script.Options(config=ROOT / "configs/unet_tnbc.py", mesh=text))
+
+    assert mesh("4, 1,-1") == MeshSpec(data=4, fsdp=1, space=-1)
+    for wrong in ("a,1,1", "4,1", "1,1,1,1", ""):
+        with pytest.raises(InputError, match="sizes of data, fsdp and space"):
+            mesh(wrong)
+
+
+@pytest.mark.parametrize(
+    ("platform", "space", "asked", "taken"),
+    [
+        ("cpu", 1, "auto", "auto"),
+        ("cpu", 2, "auto", "auto"),
+        ("tpu", 1, "auto", "textbook"),
+        ("tpu", 2, "auto", "split"),
+        ("gpu", 2, "auto", "split"),
+        ("tpu", 2, "cpu", "cpu"),
+    ],
+)
+def test_a_step_takes_the_form_of_its_layouts_devices(platform, space, asked, taken, monkeypatch):
+    layout = make_layout(MeshSpec(data=-1, space=space))
+    monkeypatch.setattr(Layout, "platform", platform)  # the default back end stays this machine's CPU
+    config = override(load_config(ROOT / "configs/unet_tnbc.py"), "model.form", asked)
+    models = []
+    monkeypatch.setattr(programs, "plain_step_of", lambda shape, **_: models.append(shape.model))
+    programs.step_of(programs.form_of(config), layout)
+    assert [model.form for model in models] == [taken]
+
+
+def test_the_platform_of_a_layout_is_its_devices():
+    assert make_layout(MeshSpec()).platform == "cpu"
+
+
+def test_a_config_is_counted_as_a_tpu_would_run_it(script, model, monkeypatch):
+    taken = []
+    monkeypatch.setattr("sparseshot_jax.programs.step_of", lambda shape, _: taken.append(shape.model))
+    monkeypatch.setattr("sparseshot_jax.flops.flops", lambda *_: 1)
+    config = ROOT / "configs/unet_tnbc.py"
+    wide = model.Options(figures=(config,), set=("model.dtype=float32",))
+    (half,), (whole,) = model.works(model.Options(figures=(config,))), model.works(wide)
+    assert [(spec.form, spec.dtype) for spec in taken] == [("textbook", "bfloat16"), ("textbook", "float32")]
+    assert whole.gradient_bytes == 2 * half.gradient_bytes
 
 
 def test_arguments_lie_as_the_layout_says(script):

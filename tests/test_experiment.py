@@ -219,7 +219,7 @@ def test_bad_data_leave_no_folder_behind(config, tmp_path):
     with pytest.raises(InputError, match="a tile must fit into the image"):
         train(large, tmp_path / "run")
     odd = steps_of(config, batch_size=9, mesh=MeshSpec(data=2))
-    with pytest.raises(InputError, match=r"train\.batch_size must be divisible by 2 devices"):
+    with pytest.raises(InputError, match=r"train\.batch_size must be divisible by 2 parts"):
         train(odd, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -119,6 +119,16 @@ def test_a_step_is_three_forward_passes_but_for_the_first_layers_input(config):
     assert network <= flops(step, *given) <= 1.001 * network  # the stains' matrices come on top
 
 
+def test_a_step_of_large_arrays_counts_the_same_in_every_form(config):
+    large = 512  # 2 x 512 x 512 x 48 elements: a CPU's form takes the kernel's gradient in strips
+    cpu = override(config, "model.form", "cpu")
+    ours, textbook = (
+        flops(step, *given) for step, given in (step_and_arguments(c, 2, large) for c in (cpu, config))
+    )
+    # Strips are of a padded array: its border columns count, 2 of 3 x 128 pairs or fewer.
+    assert textbook <= ours <= (1 + 2 / (3 * 128)) * textbook
+
+
 def test_a_step_agrees_with_the_compilers_count(config):
     step, given = step_and_arguments(config, 2, SIDE)
     theirs = jax.jit(step).lower(*given).cost_analysis()["flops"]

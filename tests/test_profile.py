@@ -2,6 +2,12 @@
 
 import json
 import math
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,6 +95,34 @@ def test_a_mistake_is_told_in_words(call, config, tmp_path, arguments, words):
     assert status == 2
     assert words in output
     assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_two_processes_of_one_machine_write_one_trace(config, tmp_path):
+    launcher = Path(__file__).resolve().parents[1] / "scripts" / "launch_local_processes.py"
+    command = [sys.executable, str(launcher), "--fake", "--processes", "2", "--"]
+    given = ["profile", str(config), "--steps", "2", "--out", str(tmp_path)]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run([*command, *given], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "utilisation" in done.stdout
+    assert not re.search(r"^\[1\].*utilisation", done.stdout, re.M)
+    assert len(list(tmp_path.rglob("*.trace.json.gz"))) == 1
+    result = json.loads((tmp_path / "profile.json").read_text())
+    assert result["devices"] == 2
+    assert result["operations"]
+
+
+def test_a_full_disk_is_told(call, config, tmp_path, monkeypatch):
+    def full(**_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    status, output = call("profile", config, "--out", tmp_path)
+    assert status == 2
+    words = "".join(output.split())
+    assert f"cannotwriteto{tmp_path}:" in words
+    assert "Chooseanotherfolderwith--out." in words
 
 
 def test_a_folder_that_cannot_be_made_is_told(call, config, tmp_path):

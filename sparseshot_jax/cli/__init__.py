@@ -45,14 +45,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         overview(VERBS, "sparseshot")
         return
     try:
-        spec, arguments = split_flags(arguments, os.environ)
-        verb = find(VERBS, arguments[0] if arguments else "")
-        if arguments[0] in COMPILING and not {"-h", "--help"} & set(arguments):
+        _, words = split_flags(arguments, {})
+        name = words[0] if words else ""
+        verb = find(VERBS, name)
+        if words != arguments and name not in SHARED:
+            raise InputError(
+                f"{name} runs as one process; --coordinator, --processes and --process are for "
+                f"{', '.join(SHARED)}. Leave them out."
+            )
+        helping = bool({"-h", "--help"} & set(words))
+        if name in COMPILING and not helping:
             compile_cache.enable()
-        if arguments[0] in SHARED and not {"-h", "--help"} & set(arguments):
-            _shared(verb, arguments[1:], spec)
+        if name in SHARED and not helping:
+            spec, _ = split_flags(arguments, os.environ)
+            _shared(verb, words[1:], spec)
         else:
-            verb(arguments[1:])
+            verb(words[1:])
     except InputError as error:
         if debug:
             raise

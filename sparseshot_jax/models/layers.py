@@ -83,7 +83,8 @@ def _strips_forward(
 
 def _strips_backward(inputs: tuple[Array, Array], g: Float[Array, "b h w k"]) -> tuple[Array, Array]:
     x, kernel = inputs
-    (dx,) = jax.vjp(lambda x: convolve(x, kernel=kernel), x)[1](g)
+    # Transposed, for `jax.vjp` would convolve once more, for nothing.
+    (dx,) = jax.linear_transpose(lambda x: convolve(x, kernel=kernel), x)(g)
     padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
     step = g.shape[2] // _STRIPS
     parts = []
@@ -96,7 +97,7 @@ def _strips_backward(inputs: tuple[Array, Array], g: Float[Array, "b h w k"]) ->
             padding=((1, 1), (0, 0)),
             dimension_numbers=_NHWC,
         )
-        parts += jax.vjp(of_kernel, kernel)[1](g[:, :, first : first + step])
+        parts += jax.linear_transpose(of_kernel, kernel)(g[:, :, first : first + step])
     return dx, functools.reduce(operator.add, parts)
 
 

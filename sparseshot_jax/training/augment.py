@@ -1,6 +1,7 @@
 """Random changes of a batch, on the device and inside the compiled step; labels move with pixels."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -30,14 +31,21 @@ class AugmentSpec:
                 raise InputError(f"augment.{name} must be in [0, 1); got {getattr(self, name)}.")
 
 
-def augment(key: Key[Array, ""], batch: Batch, spec: AugmentSpec) -> tuple[Float[Array, "b h w 3"], Batch]:
+def augment(
+    key: Key[Array, ""],
+    batch: Batch,
+    spec: AugmentSpec,
+    *,
+    spread: Callable[[Batch], Batch] = lambda batch: batch,
+) -> tuple[Float[Array, "b h w 3"], Batch]:
     """A varied float image in [-1, 1] and the batch whose ground, label and objects moved with it.
 
-    One key gives one result, whatever the devices. Tiles must be square for the rotations.
+    One key gives one result, whatever the devices. Tiles must be square for the rotations. `spread` puts a
+    batch back on the devices where it lay before it was turned, while a pixel is still three bytes.
     """
     geometry, colour = jax.random.split(key)
     if spec.dihedral:
-        batch = _dihedral(geometry, batch)
+        batch = spread(_dihedral(geometry, batch))
     image = batch.image.astype(jnp.float32) / 255.0
     if spec.stain or spec.brightness or spec.contrast:
         image = _colour(colour, image, spec)

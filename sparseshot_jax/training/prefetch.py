@@ -52,7 +52,11 @@ class Prefetch:
         if self._failure is not None:
             raise self._failure
         if self._depth == 0:
-            placed, self._position = self._placed()
+            try:
+                placed, self._position = self._placed()
+            except BaseException as failure:
+                self._failure = failure
+                raise
             return placed, len(placed.valid)
         if self._thread is None:
             self._start()

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from sparseshot_jax.errors import InputError
+from sparseshot_jax.training import processes
 from sparseshot_jax.training.checkpoint import Checkpoints
 from sparseshot_jax.types import Batch, Hyper, Measures, TrainState
 
@@ -152,15 +153,23 @@ class Recorder:
         saving = done % every.checkpoint == 0 or self.finished or stopping
         if done % every.log == 0 or saving:
             self._write_row()
+        if stopping:  # who asks to stop may not wait for a validation
+            self._save(state)
         if done % every.validate == 0 or self.finished:
-            with self._clock.paused(), self._kept(state):
-                self._log.write("validation", done, **self._validate(state()))
+            with self._clock.paused():
+                with self._kept(state):
+                    row = self._validate(state())
+                self._log.write("validation", done, **row)
         if saving:
-            whole = state()
-            if not bool(_all_finite((whole.params, whole.stats))):
-                raise self._diverged("model", done)
-            self._log.flush()
-            self._checkpoints.save(whole, self._batches.get_state())
+            self._save(state)
+
+    def _save(self, state: Callable[[], TrainState]) -> None:
+        """Begin a checkpoint of this step, unless there is one."""
+        whole = state()
+        if not bool(_all_finite((whole.params, whole.stats))):
+            raise self._diverged("model", self.done)
+        self._log.flush()
+        self._checkpoints.save(whole, self._batches.get_state())
 
     def wait(self) -> None:
         """Until the checkpoint that was begun is on disk."""
@@ -181,10 +190,15 @@ class Recorder:
 
     @contextlib.contextmanager
     def _kept(self, state: Callable[[], TrainState]) -> Iterator[None]:
-        """An error inside costs no step: the state is saved first."""
+        """An error inside costs no step: the state is saved first.
+
+        Not in a job of many processes: the others may know of no error, and a save needs all of them.
+        """
         try:
             yield
         except Exception:
+            if processes.joined():
+                raise
             self._checkpoints.save(state(), self._batches.get_state())
             self._checkpoints.wait()
             raise

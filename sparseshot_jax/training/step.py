@@ -7,7 +7,6 @@ Everything a user tunes is in `Hyper`, a pytree of traced numbers that the loop 
 one compilation serves every threshold, schedule, weight, learning rate and seed.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -77,8 +76,7 @@ def make_train_step(
         params: Any, stats: Any, batch: Batch, hyper: Hyper, key: Key[Array, ""]
     ) -> tuple[Float[Array, ""], tuple[Any, Measures]]:
         augment_key, loss_key = jax.random.split(key)
-        image, batch = augment(augment_key, batch, augmentation)
-        image, batch = spread(dataclasses.replace(batch, image=image)).image, spread(batch)
+        image, batch = augment(augment_key, batch, augmentation, spread=spread)
         output, stats = apply(params, stats, image, batch.valid)
         measures = objective(output, batch, hyper, loss_key)
         return measures.loss, (stats, measures)

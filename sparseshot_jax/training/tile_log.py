@@ -55,11 +55,11 @@ class LoggedTiles:
 
     def next(self) -> tuple[Batch, int]:
         """The next batch, and how many tiles it has over all processes."""
-        batch = self._batches.next()
+        given = self._batches.next()
         self._step += 1
         sequence, places = self._held(self._batches.get_state())
         self._log.write("tiles", self._step, sequence=sequence, places=places)
-        return batch
+        return given
 
     def get_state(self) -> dict[str, Any]:
         """The position of the batches. A checkpoint will hold it, so the rows before it are written."""

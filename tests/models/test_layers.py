@@ -81,7 +81,7 @@ def test_pooling_passes_on_the_whole_gradient_of_equal_maxima():
 
 
 def test_up_convolution_forms_are_equal():
-    for form in ("cpu", "gpu"):
+    for form in ("cpu", "split"):
         assert_forms_equal(
             FORMS[form].up_convolve, TEXTBOOK.up_convolve, normal(0, 2, 3, 5, 6), normal(1, 2, 2, 6, 4)
         )

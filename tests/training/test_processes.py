@@ -187,6 +187,19 @@ def test_the_command_line_takes_the_flags(call, monkeypatch):
     assert "--processes (or SPARSESHOT_PROCESSES) must be a whole number" in output
     status, output = call("--processes", "2", "train", "--help")  # help starts no job
     assert status == 0
-    monkeypatch.setenv("SPARSESHOT_PROCESSES", "2")
-    status, output = call("data", "--help")  # does not share its work: alone, whatever the launcher says
-    assert status == 0
+    for setting in ("2", "two"):  # these do not share their work: alone, whatever the launcher says
+        monkeypatch.setenv("SPARSESHOT_PROCESSES", setting)
+        assert call("data", "--help")[0] == 0
+        assert call("train", "--help")[0] == 0
+    status, output = call("doctor")
+    assert status == 0, output
+
+
+@pytest.mark.parametrize("verb", ["demo", "data", "doctor"])
+def test_a_verb_that_is_not_shared_refuses_the_flags(call, verb):
+    for arguments in ((verb, "--processes", "0"), ("--process=1", verb)):
+        status, output = call(*arguments)
+        assert status == 2
+        words = " ".join(output.split())
+        assert f"error: {verb} runs as one process" in words
+        assert "are for train, evaluate, predict, ablate, report, profile. Leave them out." in words

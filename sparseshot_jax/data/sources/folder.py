@@ -67,7 +67,7 @@ class FolderSource:
 
     def load(self, labels: LabelSpec, seed: int) -> Splits:
         """See `Source.load`."""
-        root = Path(self.root)
+        root = on_disk(self.root)
         images = _files(image_folder(root), IMAGE_SUFFIXES, "images")
         annotations = _annotation_files(root, images)
         splits = self._split(images)
@@ -154,6 +154,20 @@ class FolderSource:
             )
         _check_label_map_size(path, slide, image)
         return read_label_map(path, class_name=labels.names[0]), 0
+
+
+def on_disk(root: str) -> Path:
+    """The folder of a data set.
+
+    Raises:
+        InputError: it is a URL: images are opened in place, thousands of them, and not fetched.
+    """
+    if "://" in root:
+        raise InputError(
+            f"data.root must be a folder on a disk; got {root}. Mount the bucket (gcsfuse, mountpoint-s3) or "
+            'copy it. Shards may be at a URL: "sparseshot data tile" writes them, train.shards names them.'
+        )
+    return Path(root)
 
 
 def image_folder(root: Path) -> Path:

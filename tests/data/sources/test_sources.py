@@ -94,6 +94,12 @@ def test_subsets_are_nested_and_follow_the_seed(folder):
     assert any(boxes(0.5, seed) != boxes(0.5) for seed in range(1, 4))
 
 
+@pytest.mark.parametrize("root", ["gs://bucket/tnbc", "s3://bucket/tnbc"])
+def test_a_folder_at_a_url_is_refused_in_words(root):
+    with pytest.raises(InputError, match=rf"on a disk; got {root}. Mount.*gcsfuse.*train\.shards"):
+        source(root).load(LABELS, 0)
+
+
 def test_images_in_no_split_are_counted(folder):
     splits = source(folder, test=()).load(LABELS, 0)
     assert splits.test == ()
