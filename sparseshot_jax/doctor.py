@@ -36,7 +36,7 @@ def _devices() -> str:
 
 def _step() -> str:
     import jax
-    import numpy as np
+    import jax.numpy as jnp
 
     from sparseshot_jax.demo import demo_config
     from sparseshot_jax.programs import form_of, fresh_state, hyper_schedule, train_program
@@ -46,10 +46,10 @@ def _step() -> str:
     config = demo_config()
     shape = (2, 64, 64)
     batch = Batch(
-        image=np.full((*shape, 3), 200, np.uint8),
-        ground=np.zeros(shape, np.uint8),
-        label=np.zeros(shape, np.uint8),
-        valid=np.ones(2, bool),
+        image=jnp.full((*shape, 3), 200, jnp.uint8),
+        ground=jnp.zeros(shape, jnp.uint8),
+        label=jnp.zeros(shape, jnp.uint8),
+        valid=jnp.ones(2, bool),
     )
     began = time.perf_counter()
     layout = make_layout(MeshSpec(data=1))

@@ -87,7 +87,7 @@ class Layout:
         """Global arrays from this process's tiles (`share`)."""
         mine, count = self._parts(jax.process_index()), self.share[1]
 
-        def put(leaf: np.ndarray, sharding: NamedSharding) -> jax.Array:
+        def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
             size = len(leaf) // len(mine)  # tiles a part
 
             def part(index: Any) -> np.ndarray:  # a slice for each axis
