@@ -90,7 +90,7 @@ class Layout:
         def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
             size = len(leaf) // len(mine)  # tiles a part
 
-            def part(index: Any) -> np.ndarray:  # a slice for each axis
+            def part(index: Any) -> Any:  # a slice for each axis
                 at = mine.index((index[0].start or 0) // size) * size
                 return leaf[(slice(at, at + size), *index[1:])]
 
