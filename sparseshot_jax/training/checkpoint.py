@@ -5,7 +5,7 @@ a folder: there it is whole once it holds `commit_success.txt`, which is written
 local paths and the other for gs://; for s3:// it is told to (its own choice there would be a copy, file by
 file, that a kill can leave half done), and `checkpoint_s3` lets it put arrays there.
 
-Tested on disks; on s3:// against moto's server (tensorstore's own driver, s3fs); on gs:// against
+Tested on disks; on s3:// against moto's server (tensorstore's own driver, s3fs); on gs:// orbax alone against
 gcp-storage-emulator. Not tested: real buckets, whose rights and throttling no emulator has.
 """
 
