@@ -14,7 +14,7 @@ from sparseshot_jax.config import ExperimentConfig, override
 from sparseshot_jax.data.cases import Source, Splits
 from sparseshot_jax.data.labels import LabelSpec
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.experiment import Reporter, opened, train
+from sparseshot_jax.experiment import Reporter, layout_of, opened, train
 from sparseshot_jax.programs import form_of, trials_program
 from sparseshot_jax.run import Run, load
 from sparseshot_jax.run_folder import folder_path
@@ -92,9 +92,7 @@ def grouped(config: ExperimentConfig, trials: Sequence[Trial], devices: Sequence
         rounds = -(-len(members) // len(devices))
         size = -(-len(members) // rounds)
         if size == 1:
-            own = trial_config(config, members[0])
-            layout = sharding.make_layout(own.train.mesh)
-            sharding.check_batch_size(own.train.batch_size, layout, own.train.micro_batches)
+            layout_of(trial_config(config, members[0]))
         # All groups of a form have as many devices: they share a compilation.
         used = tuple(devices[:size]) if size > 1 else ()
         for at in range(0, len(members), size):

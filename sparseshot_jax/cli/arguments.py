@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import tyro
+
 from sparseshot_jax.console import CONSOLE, say
 from sparseshot_jax.errors import InputError
 
@@ -83,6 +85,22 @@ def switch_kinds(config: Any, arguments: list[str]) -> tuple[Any, list[str]]:
         else:
             rest.append(argument)
     return config, rest
+
+
+def with_config(kind: Any, arguments: list[str], verb: str) -> Any:
+    """The arguments of a verb that takes a CONFIG first, and every field of it as an option.
+
+    `kind`: a dataclass whose field `config` is an `ExperimentConfig`; returns one.
+    """
+    path, rest = config_path(arguments, verb)
+    default, rest = switch_kinds(source_config(path), rest)
+    return tyro.cli(
+        kind,
+        prog=f"sparseshot {verb} {path}",
+        args=rest,
+        default=kind(config=default),
+        config=(tyro.conf.AvoidSubcommands,),
+    )
 
 
 def moved(run: Any, root: str | None) -> Any:

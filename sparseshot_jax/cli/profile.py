@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from sparseshot_jax.cli.arguments import config_path, source_config, switch_kinds
+from sparseshot_jax.cli.arguments import with_config
 from sparseshot_jax.console import CONSOLE, say
 from sparseshot_jax.errors import InputError
 
@@ -30,15 +30,7 @@ def profile(arguments: list[str]) -> None:
         steps: int = 20  # timed steps, at least 2
         out: Path | None = None  # folder of the results; runs/NAME_profile where it is not given
 
-    path, rest = config_path(arguments, "profile")
-    default, rest = switch_kinds(source_config(path), rest)
-    chosen = tyro.cli(
-        Profile,
-        prog=f"sparseshot profile {path}",
-        args=rest,
-        default=Profile(config=default),
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    chosen = with_config(Profile, arguments, "profile")
     folder = chosen.out or Path("runs") / f"{chosen.config.name}_profile"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,9 +11,8 @@ from sparseshot_jax.cli.arguments import (
     assignment,
     config_path,
     moved,
-    source_config,
     stoppable,
-    switch_kinds,
+    with_config,
 )
 from sparseshot_jax.cli.show import show_evaluation, show_rows, show_spread
 from sparseshot_jax.console import CONSOLE, say
@@ -36,15 +35,7 @@ def train(arguments: list[str]) -> None:
         run: str | None = None  # run folder, also gs:// or s3://; runs/NAME where it is not given
         extend: bool = False  # let a finished run go on to more train.steps; its schedules are stretched
 
-    path, rest = config_path(arguments, "train")
-    default, rest = switch_kinds(source_config(path), rest)
-    chosen = tyro.cli(
-        Train,
-        prog=f"sparseshot train {path}",
-        args=rest,
-        default=Train(config=default),
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    chosen = with_config(Train, arguments, "train")
     with stoppable(), training_progress(chosen.config.name) as reporter:
         run = experiment.train(chosen.config, chosen.run, extend=chosen.extend, reporter=reporter)
     say(f"trained to step {run.step}: {run.folder}")

@@ -160,11 +160,11 @@ class Recorder:
                 with self._kept(state):
                     row = self._validate(state())
                 self._log.write("validation", done, **row)
-        if saving:
+        if saving and not stopping:
             self._save(state)
 
     def _save(self, state: Callable[[], TrainState]) -> None:
-        """Begin a checkpoint of this step, unless there is one."""
+        """Begin a checkpoint of this step."""
         whole = state()
         if not bool(_all_finite((whole.params, whole.stats))):
             raise self._diverged("model", self.done)
