@@ -37,33 +37,14 @@ from sparseshot_jax.types import Batch, Hyper, Measures, Objects, TrainState
 
 _NO_AUGMENTATION = AugmentSpec(dihedral=False, stain=0.0, brightness=0.0, contrast=0.0)
 
-_TORCH = """
+_TORCH = (
+    Path(__file__).with_name("torch_unet.py").read_text()
+    + """
 import sys, time, torch
 from torch import nn
 base, depth, batch, size, steps, threads = map(int, sys.argv[1:])
 torch.set_num_threads(threads)
-def double(i, o):
-    layers = []
-    for c in (i, o):
-        layers += [nn.Conv2d(c, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU(True)]
-    return nn.Sequential(*layers)
-class UNet(nn.Module):
-    def __init__(self):
-        super().__init__()
-        w = [base * 2 ** i for i in range(depth + 1)]
-        self.down = nn.ModuleList(double(i, o) for i, o in zip([3, *w], w))
-        self.up = nn.ModuleList(nn.ConvTranspose2d(2 * c, c, 2, 2, bias=False) for c in w[:-1])
-        self.merge = nn.ModuleList(double(2 * c, c) for c in w[:-1])
-        self.head = nn.Conv2d(base, 1, 1)
-    def forward(self, x):
-        skips = []
-        for i, block in enumerate(self.down):
-            x = block(nn.functional.max_pool2d(x, 2) if i else x)
-            skips.append(x)
-        for i in reversed(range(depth)):
-            x = self.merge[i](torch.cat([self.up[i](x), skips[i]], 1))
-        return self.head(x)
-model = UNet().to(memory_format=torch.channels_last)
+model = UNet(base, depth).to(memory_format=torch.channels_last)
 adam = torch.optim.Adam(model.parameters(), 1e-3)
 x = torch.rand(batch, 3, size, size).to(memory_format=torch.channels_last)
 y = (torch.rand(batch, 1, size, size) < 0.1).float()
@@ -77,6 +58,7 @@ for i in range(steps + 2):
     if i > 1:
         print(time.perf_counter() - start)
 """
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
