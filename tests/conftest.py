@@ -53,15 +53,25 @@ def quick_compilation(request):
     jax.config.update("jax_disable_most_optimizations", "losses" not in request.path.parts)
 
 
+def _beside(name):
+    """A module of this folder, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
 def object_store(monkeypatch):
     """s3:// in memory, and over HTTP where AWS_ENDPOINT_URL says; its file system."""
-    path = Path(__file__).with_name("object_store.py")
-    spec = importlib.util.spec_from_file_location("object_store", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    with module.serving(monkeypatch) as files:
+    with _beside("object_store").serving(monkeypatch) as files:
         yield files
+
+
+@pytest.fixture(scope="session")
+def make_workplace():
+    """`Workplace` of workplace.py."""
+    return _beside("workplace").Workplace
 
 
 @pytest.fixture

@@ -6,16 +6,12 @@ import random
 import signal
 import subprocess
 import sys
-import textwrap
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from sparseshot_jax import programs
-from sparseshot_jax.config import load_config
-from sparseshot_jax.training.checkpoint import Checkpoints
 from sparseshot_jax.training.log import read_rows
 
 CONFIG = """
@@ -77,46 +73,25 @@ WORKERS = ("--train.workers", "2")
 
 
 class Place:
-    """A data set, a config and the driver in one folder, and processes that share compilations."""
+    """Where processes train that fail."""
 
-    def __init__(self, folder):
-        self.folder = folder
-        rng = np.random.default_rng(0)
-        for name in ("images", "instances"):
-            (folder / "data" / name).mkdir(parents=True)
-        for k in range(3):
-            ids = np.zeros((32, 32), np.uint16)
-            ids[4 + k : 14 + k, 6:16] = 1
-            ids[18:28, 15 + k : 25 + k] = 2
-            image = np.where(ids[..., None] > 0, 110, 220) + rng.integers(-9, 9, (32, 32, 3))
-            Image.fromarray(image.astype(np.uint8)).save(folder / "data" / "images" / f"{k}.png")
-            Image.fromarray(ids).save(folder / "data" / "instances" / f"{k}.png")
-        self.config = folder / "config.py"
-        self.config.write_text(CONFIG.format(root=str(folder / "data")))
-        (folder / "driver.py").write_text(textwrap.dedent(DRIVER))
+    def __init__(self, workplace):
+        self.folder, self.config, self.driver = workplace.folder, workplace.config, workplace.driver
+        self.shared, self.state = workplace.shared, workplace.state
 
     def train(self, run, *options, fault="none", at=-1, delay=0.0):
         """Exit status and output of `sparseshot train`, its row `at` followed by a fault."""
-        command = [sys.executable, str(self.folder / "driver.py"), fault, str(at), str(delay)]
+        command = [sys.executable, str(self.driver), fault, str(at), str(delay)]
         command += ["train", str(self.config), "--run", str(run), *options]
-        environment = os.environ | {
-            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "COLUMNS": "200",
-        }
+        environment = os.environ | self.shared | {"COLUMNS": "200"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
         return done.returncode, done.stdout + done.stderr
 
-    def state(self, run):
-        config = load_config(run / "config.json")
-        with Checkpoints(run / "checkpoints") as checkpoints:
-            return checkpoints.restore(programs.fresh_state(config))
-
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return Place(tmp_path_factory.mktemp("faults"))
+def place(tmp_path_factory, make_workplace):
+    folder = tmp_path_factory.mktemp("faults")
+    return Place(make_workplace(folder, side=32, config=CONFIG, driver=DRIVER))
 
 
 @pytest.fixture(scope="module")

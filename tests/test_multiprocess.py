@@ -15,11 +15,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
-from sparseshot_jax import experiment, programs
+from sparseshot_jax import experiment
 from sparseshot_jax.config import load_config
-from sparseshot_jax.training.checkpoint import Checkpoints
 from sparseshot_jax.training.log import read_rows
 
 # What a program of many processes looks like; the scenes are named on the command line.
@@ -327,27 +325,15 @@ if __name__ == "__main__":
 
 
 class Place:
-    """A data set, a config and the driver in one folder, and jobs that share compilations."""
+    """Where jobs train."""
 
-    def __init__(self, folder):
-        self.folder = folder
-        rng = np.random.default_rng(0)
-        for name in ("images", "instances"):
-            (folder / "data" / name).mkdir(parents=True)
-        for k in range(3):
-            ids = np.zeros((48, 48), np.uint16)
-            ids[4 + k : 14 + k, 6:16] = 1
-            ids[18:28, 15 + k : 25 + k] = 2
-            image = np.where(ids[..., None] > 0, 110, 220) + rng.integers(-9, 9, (48, 48, 3))
-            Image.fromarray(image.astype(np.uint8)).save(folder / "data" / "images" / f"{k}.png")
-            Image.fromarray(ids).save(folder / "data" / "instances" / f"{k}.png")
-        self.config = folder / "config.py"
-        self.config.write_text(CONFIG.format(root=str(folder / "data")))
-        (folder / "driver.py").write_text(textwrap.dedent(DRIVER))
+    def __init__(self, workplace):
+        self.folder, self.config, self.driver = workplace.folder, workplace.config, workplace.driver
+        self.shared, self.state = workplace.shared, workplace.state
 
     def train(self, run, count, *options, fault="none", at=-1, who=0, seconds=500):
         """The job of `sparseshot train` on `count` processes, ended, and its exit statuses."""
-        program = [sys.executable, str(self.folder / "driver.py"), fault, str(at), str(who)]
+        program = [sys.executable, str(self.driver), fault, str(at), str(who)]
         arguments = ["train", str(self.config), "--run", str(run), *options]
         own = flags(count) if count > 1 else [[]]
         job = Job([[*program, *words, *arguments] for words in own], self.environment())
@@ -359,21 +345,13 @@ class Place:
         return job
 
     def environment(self):
-        return environment_of() | {
-            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        }
-
-    def state(self, run):
-        config = load_config(run / "config.json")
-        with Checkpoints(run / "checkpoints") as checkpoints:
-            return checkpoints.restore(programs.fresh_state(config))
+        return environment_of() | self.shared
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return Place(tmp_path_factory.mktemp("training"))
+def place(tmp_path_factory, make_workplace):
+    folder = tmp_path_factory.mktemp("training")
+    return Place(make_workplace(folder, side=48, config=CONFIG, driver=DRIVER))
 
 
 @pytest.fixture(scope="module")
