@@ -9,7 +9,7 @@ test images of 1000 x 1000 pixels at 40x. 2 CPU cores: about 5 minutes. The reci
 from sparseshot_jax.config import ExperimentConfig, TrainSpec
 from sparseshot_jax.data.sources import FolderSource
 from sparseshot_jax.data.tiles import TileSpec
-from sparseshot_jax.losses import FocalExclusive
+from sparseshot_jax.losses import CrossEntropy
 from sparseshot_jax.models import UNetSpec
 
 
@@ -26,6 +26,6 @@ def get_config() -> ExperimentConfig:
         ),
         tiles=TileSpec(tile_px=128, mpp=0.25, annotated_share=0.0),
         model=UNetSpec(base=8, depth=4),
-        loss=FocalExclusive(),
-        train=TrainSpec(steps=1200, batch_size=4),
+        loss=CrossEntropy(background_weight=None, decision=0.4),
+        train=TrainSpec(steps=1200, batch_size=4, ema_decay=0.98),
     )

@@ -11,7 +11,7 @@ on 01 to 06 and scores 07 and 08. 2 CPU cores: 4 minutes. Expected on 05 and 06:
 from sparseshot_jax.config import ExperimentConfig, TrainSpec
 from sparseshot_jax.data.sources import FolderSource
 from sparseshot_jax.data.tiles import TileSpec
-from sparseshot_jax.losses import FocalExclusive
+from sparseshot_jax.losses import CrossEntropy
 from sparseshot_jax.models import UNetSpec
 
 
@@ -26,6 +26,6 @@ def get_config() -> ExperimentConfig:
         ),
         tiles=TileSpec(tile_px=128, mpp=0.25, annotated_share=0.0),
         model=UNetSpec(base=8, depth=4),
-        loss=FocalExclusive(alpha=0.2, gamma=0.1, schedule="sigmoid"),
-        train=TrainSpec(steps=1200, batch_size=4),
+        loss=CrossEntropy(background_weight=None, decision=0.4),
+        train=TrainSpec(steps=1200, batch_size=4, ema_decay=0.98),
     )

@@ -13,7 +13,7 @@ from sparseshot_jax.config import ExperimentConfig, MeasureSpec, PredictSpec, Tr
 from sparseshot_jax.data.labels import LabelSpec
 from sparseshot_jax.data.sources import FolderSource
 from sparseshot_jax.data.tiles import TileSpec
-from sparseshot_jax.losses import FocalExclusive
+from sparseshot_jax.losses import CrossEntropy
 from sparseshot_jax.models import YolloSpec
 from sparseshot_jax.models.decode import DecodeSpec
 from sparseshot_jax.training.augment import AugmentSpec
@@ -37,7 +37,7 @@ def get_config() -> ExperimentConfig:
         ),
         tiles=TileSpec(tile_px=128, mpp=0.5, annotated_share=0.0, min_tissue=0.0),
         model=YolloSpec(width=20, depth=3, stride=4, box_weight=10.0),
-        loss=FocalExclusive(share=0.3, share_factor=0.25),
+        loss=CrossEntropy(background_weight=None, decision=0.125),
         augment=AugmentSpec(stain=0.35, brightness=0.15, contrast=0.25),
         train=TrainSpec(steps=800, batch_size=8, ema_decay=0.98),
         predict=PredictSpec(decode=DecodeSpec(by="distance", distance_um=3.0), geometry="point"),

@@ -11,7 +11,7 @@ Expected on 05 and 06: F1 within 3 um 0.81 at p > 0.5.
 from sparseshot_jax.config import ExperimentConfig, TrainSpec
 from sparseshot_jax.data.sources import FolderSource
 from sparseshot_jax.data.tiles import TileSpec
-from sparseshot_jax.losses import FocalExclusive
+from sparseshot_jax.losses import CrossEntropy
 from sparseshot_jax.models import YolloSpec
 
 
@@ -26,6 +26,6 @@ def get_config() -> ExperimentConfig:
         ),
         tiles=TileSpec(tile_px=128, mpp=0.25, annotated_share=0.0),
         model=YolloSpec(width=16, depth=3, stride=8),
-        loss=FocalExclusive(share=0.3, share_factor=0.25),
+        loss=CrossEntropy(background_weight=None, decision=0.125),
         train=TrainSpec(steps=600, batch_size=8, ema_decay=0.98),
     )

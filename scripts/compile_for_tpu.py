@@ -39,6 +39,7 @@ from sparseshot_jax.config import ExperimentConfig, load_config, override
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.flops import flops
 from sparseshot_jax.hardware import Chip, chip_of
+from sparseshot_jax.label_facts import without_data
 from sparseshot_jax.programs import abstract_state, form_of, hyper_schedule, step_of, train_program
 from sparseshot_jax.training.sharding import Layout, MeshSpec, check_height, make_layout
 from sparseshot_jax.types import Batch, Hyper, Needs, Objects, TrainState
@@ -131,7 +132,8 @@ def placed(tree: Any, shardings: Any) -> Any:
 def arguments(config: ExperimentConfig, layout: Layout, tiles: int) -> tuple[TrainState, Batch, Hyper]:
     """What the train step takes, as shapes, types and shardings."""
     state, batch = abstract_state(config), abstract_batch(tiles, config.tiles.tile_px, config.model.needs)
-    hyper = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), hyper_schedule(config)(0))
+    numbers = hyper_schedule(without_data(config))(0)
+    hyper = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), numbers)
     everywhere = jax.tree.map(lambda _: layout.replicated, hyper)
     return (
         placed(state, layout.state(state)),

@@ -96,7 +96,8 @@ def write_mosaic(folder: Path, cases: Sequence[Case], quality: int) -> Path:
 def slide_config(base: ExperimentConfig, args: Args) -> ExperimentConfig:
     """The shipped config, its source exchanged for the training mosaic."""
     source = SlideSource(slides=(str(args.out / "train" / "slide.tiff"),), hold_out=0.0)
-    return dataclasses.replace(base, name="mosaic", data=source, seed=args.seed)
+    labels = dataclasses.replace(base.labels, share=base.data.keep)  # pyright: ignore[reportAttributeAccessIssue]
+    return dataclasses.replace(base, name="mosaic", data=source, labels=labels, seed=args.seed)
 
 
 def mosaic_splits(config: ExperimentConfig, args: Args) -> Splits:

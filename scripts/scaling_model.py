@@ -104,8 +104,8 @@ def _name(config: str | Path) -> str:
 
 def _counted(path: Path, options: Options) -> Work:
     from compile_for_tpu import abstract_batch
-
     from sparseshot_jax.flops import flops
+    from sparseshot_jax.label_facts import without_data
     from sparseshot_jax.programs import abstract_state, form_of, hyper_schedule, step_of
     from sparseshot_jax.training.sharding import MeshSpec, make_layout
 
@@ -127,7 +127,7 @@ def _counted(path: Path, options: Options) -> Work:
     return Work(
         name=_name(path),
         tiles=options.tiles,
-        flops=flops(step, state, batch, hyper_schedule(config)(0)),
+        flops=flops(step, state, batch, hyper_schedule(without_data(config))(0)),
         gradient_bytes=width * sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         # Mean and variance travel together: once forward, once backward.
         sums=sum(leaf.ndim == 1 for leaf in jax.tree.leaves(state.stats)),

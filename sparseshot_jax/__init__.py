@@ -11,14 +11,15 @@ if TYPE_CHECKING:
     from sparseshot_jax import losses, metrics, models
     from sparseshot_jax.config import ExperimentConfig
     from sparseshot_jax.errors import InputError
-    from sparseshot_jax.experiment import Run, load, train
+    from sparseshot_jax.experiment import Run, load
+    from sparseshot_jax.rounds import train
 
 _HOME = {
     "ExperimentConfig": "sparseshot_jax.config",
     "InputError": "sparseshot_jax.errors",
     "Run": "sparseshot_jax.experiment",
     "load": "sparseshot_jax.experiment",
-    "train": "sparseshot_jax.experiment",
+    "train": "sparseshot_jax.rounds",
 }
 _MODULES = ("losses", "metrics", "models")
 

@@ -1,4 +1,7 @@
-"""A grid of trials, in groups that share a compiled step, to one table."""
+"""The trials of a sweep, in groups that share a compiled step, to one table.
+
+Trials of a grid are made here; `search` draws them at random, or asks optuna.
+"""
 
 import dataclasses
 import itertools
@@ -16,7 +19,7 @@ from sparseshot_jax.training.log import read_rows
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One point of the grid."""
+    """One setting and seed."""
 
     values: Mapping[str, str]  # dotted config field -> value as text
     seed: int
@@ -36,7 +39,7 @@ def grid(axes: Sequence[str], seeds: Sequence[int]) -> list[Trial]:
         seeds: each combination runs once a seed.
 
     Raises:
-        InputError: an axis without "=" or without values.
+        InputError: an axis without "=" or without values; a field or a value named twice.
 
     >>> [trial.name for trial in grid(["loss.alpha=0.1,0.2"], [0])]
     ['loss.alpha=0.1_seed=0', 'loss.alpha=0.2_seed=0']
@@ -47,13 +50,26 @@ def grid(axes: Sequence[str], seeds: Sequence[int]) -> list[Trial]:
         listed = [value for value in values.split(",") if value]
         if not field or not listed:
             raise InputError(f"a grid axis reads FIELD=VALUE,VALUE; got {axis!r}. Try loss.alpha=0.1,0.2.")
+        check_once(listed, f"the grid axis {axis!r}")
         fields.append(field)
         choices.append(listed)
+    check_once(fields, "--grid")
     return [
         Trial(values=dict(zip(fields, combination)), seed=seed)
         for combination in itertools.product(*choices)
         for seed in seeds
     ]
+
+
+def check_once(names: Sequence[str], where: str) -> None:
+    """Refuse what is named twice: two trials of one name would share a folder and a row.
+
+    Raises:
+        InputError: says which, and where.
+    """
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{', '.join(twice)}: named twice in {where}. Leave one of them out.")
 
 
 def run_trials(
@@ -62,27 +78,40 @@ def run_trials(
     results: epath.PathLike,
     *,
     on_done: Callable[[Trial, Mapping[str, Any]], None] = lambda trial, row: None,
+    complete: Callable[[Mapping[str, Any]], bool] = lambda row: True,
 ) -> list[dict[str, Any]]:
     """Run what `results` does not hold yet; return all rows, in the order of the trials.
 
     A row is appended when its trial is finished, so a killed sweep goes on with the same call. A row
-    with "error" is one too: what diverged once would do so again.
+    with "error" is one too: what diverged once would do so again. A row that is made once more keeps what
+    an earlier call found and this one did not ask for.
 
     Args:
         trials: all of the sweep.
         groups_of: the trials still to be run, in groups, each with the rows of its trials as they come.
         results: a JSONL file, made where it does not exist.
         on_done: told of every trial, those found done first.
+        complete: whether a row found there holds all that is asked for; the trial of another is run again,
+            which only scores where it was trained.
+
+    Raises:
+        InputError: two trials of one name; `results` cannot be written.
     """
-    done = {row["trial"]: row for row in read_rows(results)}
+    check_once([trial.name for trial in trials], "the trials of the sweep")
+    kept = {row["trial"]: row for row in read_rows(results)}
+    done = {name: row for name, row in kept.items() if "error" in row or complete(row)}
     for trial in trials:
         if trial.name in done:
             on_done(trial, done[trial.name])
     for group, found in groups_of([trial for trial in trials if trial.name not in done]):
         for trial, values in zip(group, found):
-            row = {"trial": trial.name, **trial.values, "seed": trial.seed, **values}
-            _append(results, list(done.values()), row)
-            done[trial.name] = row
+            own = {"trial": trial.name, **trial.values, "seed": trial.seed}
+            # An axis may have the name of a measure ("loss"); the setting is what tells rows apart.
+            row = own | {name: value for name, value in values.items() if name not in own}
+            earlier = kept.pop(trial.name, {})
+            row = row if "error" in row else earlier | row
+            _append(results, list(kept.values()), row)
+            kept[trial.name] = done[trial.name] = row
             on_done(trial, row)
     return [done[trial.name] for trial in trials]
 

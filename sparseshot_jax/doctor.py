@@ -39,11 +39,12 @@ def _step() -> str:
     import jax.numpy as jnp
 
     from sparseshot_jax.demo import demo_config
+    from sparseshot_jax.label_facts import without_data
     from sparseshot_jax.programs import form_of, fresh_state, hyper_schedule, train_program
     from sparseshot_jax.training.sharding import MeshSpec, make_layout
     from sparseshot_jax.types import Batch
 
-    config = demo_config()
+    config = without_data(demo_config())
     shape = (2, 64, 64)
     batch = Batch(
         image=jnp.full((*shape, 3), 200, jnp.uint8),
@@ -82,10 +83,11 @@ def _disk() -> str:
 
 
 def _extras() -> str:
-    there = importlib.util.find_spec("tensorboardX") is not None
-    return "tensorboardX is " + (
-        "there" if there else 'not there (pip install "sparseshot-jax[tensorboard]")'
-    )
+    def told(package: str, extra: str) -> str:
+        there = importlib.util.find_spec(package) is not None
+        return f"{package} is " + ("there" if there else f'not there (pip install "sparseshot-jax[{extra}]")')
+
+    return f"{told('tensorboardX', 'tensorboard')}; {told('optuna', 'search')}"
 
 
 _QUESTIONS: dict[str, Callable[[], str]] = {

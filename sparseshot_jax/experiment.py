@@ -2,25 +2,23 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
-from jaxtyping import Float64
 
 from sparseshot_jax import metrics, pictures
 from sparseshot_jax.config import ExperimentConfig, to_json
-from sparseshot_jax.data.cases import Case, Splits, scale_at
+from sparseshot_jax.data.cases import Splits
 from sparseshot_jax.data.cut_tiles import CutTiles
-from sparseshot_jax.data.labels import wanted
 from sparseshot_jax.data.pipeline import train_batches
 from sparseshot_jax.data.shards.reader import ShardTiles
-from sparseshot_jax.data.tile_objects import object_boxes_px
 from sparseshot_jax.data.tiles import tile_index
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.evaluate import by_truth, pixel_counts
+from sparseshot_jax.label_facts import label_facts, object_sizes_px, with_facts
+from sparseshot_jax.losses import EarlyLearning, Remembers
 from sparseshot_jax.programs import compilations, form_of, fresh_state, hyper_schedule, train_program
 from sparseshot_jax.report import write_report
 from sparseshot_jax.run import Run, load, run_of
@@ -40,7 +38,7 @@ from sparseshot_jax.training.prefetch import Prefetch
 from sparseshot_jax.training.recorder import Clock, Log, NoLog, Recorder
 from sparseshot_jax.training.tensorboard import TensorBoard
 from sparseshot_jax.training.tile_log import LoggedTiles
-from sparseshot_jax.types import TrainState
+from sparseshot_jax.types import LabelFacts, TrainState
 
 __all__ = ["Reporter", "Run", "compilations", "load", "train", "validate"]
 
@@ -51,6 +49,7 @@ class Reporter:
 
     on_start: Callable[[int, int], None] = lambda step, total: None  # resumed at, total steps
     on_log: Callable[[int, Mapping[str, float]], None] = lambda step, row: None
+    on_validation: Callable[[int, Mapping[str, Any]], None] = lambda step, row: None
     on_case: Callable[[str], None] = lambda name: None
     note: Callable[[str], None] = lambda message: None
     warn: Callable[[str], None] = lambda message: None
@@ -62,6 +61,7 @@ def train(
     *,
     extend: bool = False,
     splits: Splits | None = None,
+    facts: LabelFacts | None = None,
     reporter: Reporter | None = None,
 ) -> Run:
     """Train, or go on with, the run in `folder` (runs/NAME where it is None).
@@ -70,12 +70,13 @@ def train(
     reads its part of the tiles. One of them writes and tells; all write the checkpoints.
 
     Args:
-        config: everything that decides the result.
+        config: everything that decides the result; of `relabel` see `rounds.train`, which trains again.
         folder: a local path, gs:// or s3://; made where it does not exist. One that holds a run of the
             same config resumes it.
         extend: let a run of fewer steps go on to `config.train.steps`. Schedules of the threshold and
             of the learning rate are then stretched to the new length, from where the run stands.
         splits: the data, where it was read already.
+        facts: of their labels, where the loss's open numbers are to follow from those of other data.
         reporter: whom to tell.
 
     Raises:
@@ -87,7 +88,8 @@ def train(
     layout = layout_of(config)
     if layout.mesh.size < jax.device_count():
         reporter.note(f"train.mesh uses {layout.mesh.size} of {jax.device_count()} devices.")
-    with opened(config, folder, layout, extend=extend, splits=splits, reporter=reporter) as (state, recorder):
+    opening = opened(config, folder, layout, extend=extend, splits=splits, facts=facts, reporter=reporter)
+    with opening as (state, recorder):
         state = loop.fit(state, recorder, step=train_program(form_of(config), layout))
     return run_of(folder, config, state)
 
@@ -113,6 +115,7 @@ def opened(
     *,
     extend: bool = False,
     splits: Splits | None = None,
+    facts: LabelFacts | None = None,
     reporter: Reporter,
     clock: Clock | None = None,
 ) -> Iterator[tuple[TrainState, Recorder]]:
@@ -133,8 +136,14 @@ def opened(
     for note in splits.notes:
         reporter.note(note)
 
-    sizes = object_sizes_px(splits.train, config) if config.model.needs.objects else None
-    state = layout.place_state(fresh_state(config, sizes))
+    if isinstance(config.loss, EarlyLearning):
+        for caution in config.loss.cautions(getattr(config.model, "prior", 1.0)):
+            reporter.warn(caution)
+    facts = label_facts(config, splits, tiles) if facts is None else facts
+    told, record = with_facts(config, facts, note=reporter.note)
+    sizes = object_sizes_px(splits.train, config.tiles.mpp) if config.model.needs.objects else None
+    canvas = tiles.canvas_px if isinstance(tiles, CutTiles) else None
+    state = layout.place_state(fresh_state(config, sizes, canvas))
     share, shares = layout.share
     batches = train_batches(
         tiles,
@@ -154,6 +163,8 @@ def opened(
         if processes.is_lead():  # and not before the data were found to be good
             record_config(folder, config)
             write_json(folder / "data.json", data)
+            if record:
+                write_json(folder / "label_facts.json", record)
         processes.barrier("folder")
         checkpoints = closing.enter_context(Checkpoints(folder / "checkpoints", config=to_json(config)))
         if checkpoints.latest_step is not None:
@@ -169,8 +180,8 @@ def opened(
         recorder = Recorder(
             done=start,
             batches=feed,
-            hyper_at=hyper_schedule(config),
-            validate=lambda state: validate(run_of(folder, config, state), splits),
+            hyper_at=hyper_schedule(told),
+            validate=lambda state: _told(validate(run_of(folder, config, state), splits), state, reporter),
             checkpoints=checkpoints,
             log=_log(folder, config, start, closing),
             cadence=loop.Cadence(
@@ -186,6 +197,11 @@ def opened(
         yield state, recorder
 
 
+def _told(row: dict[str, Any], state: TrainState, reporter: Reporter) -> dict[str, Any]:
+    reporter.on_validation(int(state.step), row)
+    return row
+
+
 def _log(folder: epath.Path, config: ExperimentConfig, step: int, closing: contextlib.ExitStack) -> Log:
     """The log of the run, which goes on from a step; of many processes one writes it."""
     if not processes.is_lead():
@@ -194,17 +210,6 @@ def _log(folder: epath.Path, config: ExperimentConfig, step: int, closing: conte
     log = JsonlLog(folder / "log.jsonl", resume_step=step, mirror=board)
     closing.callback(log.close)
     return log
-
-
-def object_sizes_px(cases: Sequence[Case], config: ExperimentConfig) -> Float64[np.ndarray, "n 2"]:
-    """Height and width of the annotated objects' boxes, pixels at the model's resolution."""
-    sizes = [np.zeros((0, 2))]
-    for case in cases:
-        objects = case.given.take(wanted(case.given, case.labels))
-        boxes = object_boxes_px(objects, case.labels, mpp=case.mpp)
-        scale = scale_at(case.slide, case.mpp, config.tiles.mpp)
-        sizes.append((boxes[:, 2:] - boxes[:, :2])[:, ::-1] / scale)
-    return np.concatenate(sizes)
 
 
 def training_tiles(config: ExperimentConfig, splits: Splits) -> CutTiles | ShardTiles:
@@ -217,7 +222,13 @@ def training_tiles(config: ExperimentConfig, splits: Splits) -> CutTiles | Shard
         if not splits.train:
             raise InputError("training needs at least one case; the training split is empty.")
         index = tile_index(splits.train, config.tiles)
-        return CutTiles(splits.train, config.tiles, index, needs=config.model.needs)
+        places = isinstance(config.loss, Remembers)
+        return CutTiles(splits.train, config.tiles, index, needs=config.model.needs, places=places)
+    if isinstance(config.loss, Remembers):
+        raise InputError(
+            f"{config.train.shards}: loss elr remembers every pixel, and tiles of shards do not say where "
+            "they were cut. Leave train.shards out, or choose another loss."
+        )
     tiles = ShardTiles(
         config.train.shards,
         annotated_share=config.tiles.annotated_share,
@@ -225,7 +236,11 @@ def training_tiles(config: ExperimentConfig, splits: Splits) -> CutTiles | Shard
         needs=config.model.needs,
     )
     asked, cut = to_json(config), tiles.manifest.config
-    names = [("tiles", name) for name in ("tile_px", "mpp")] + [("labels", name) for name in asked["labels"]]
+    names = [("tiles", name) for name in ("tile_px", "mpp")] + [
+        ("labels", name)
+        for name in asked["labels"]
+        if name != "share"  # it says how to train on the tiles, and not what is in them
+    ]
     other = [
         f"{part}.{name} {cut[part][name]} (asked: {asked[part][name]})"
         for part, name in names

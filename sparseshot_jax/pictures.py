@@ -23,14 +23,15 @@ NO_DENSE_TRUTH = (
     "The marks are sparse and there is no dense truth: Dice and F1 cannot be measured. A share of the marked "
     "objects was held out of training by spatial blocks; the report gives the recall on them beside the "
     "share of tissue that is called foreground. The parameters are the last ones (averaged where the "
-    "config says so), and the threshold is the config's: nothing was chosen on these marks."
+    "config says so), and the threshold is the config's: nothing was chosen on these marks, but for Elkan "
+    "and Noto's threshold, half the mean p on them."
 )
 NO_DENSE_OBJECTS = (
     "The marks are sparse and there is no dense truth: precision and F1 cannot be measured. A share of the "
     "marked objects was held out of training by spatial blocks; the report gives the recall on them beside "
     "the number of objects predicted in a square millimetre of tissue. The parameters are the last ones "
     "(averaged where the config says so), and the threshold is the config's: nothing was chosen on these "
-    "marks."
+    "marks, but for Elkan and Noto's threshold, half the mean score of the objects found there."
 )
 POINT_TRUTH = (
     "The true objects are points, all or most of them: their boxes are squares of the radius in the config. "
@@ -63,7 +64,7 @@ def _panel(runs: Mapping[str, Run], part: str, case: Case) -> Panel:
     window = _crop(case, first.config.tiles.mpp)
     ground = None
     if part == "training":
-        ground, _ = draw_targets(case.given, window, case.labels, mpp=case.mpp)
+        ground, _ = draw_targets(case.given, window, case.labels, mpp=case.mpp, ring=True)
     return Panel(
         title=_title(case, part),
         image=case.slide.read(window),
@@ -84,7 +85,7 @@ def _detection_panel(runs: Mapping[str, Run], part: str, case: Case) -> Detectio
     if part == "training":
         given = _boxes_in(case.given, case, window, margin)
         maps = TargetMaps(case.given, case.labels, mpp=case.mpp)
-        ground, _ = maps.draw(window, objects=False)
+        ground, _ = maps.draw(window, objects=False, ring=True)
     marked = case.given if case.truth is None else case.truth
     kinds = marked.take(wanted(marked, case.labels)).is_point
     return DetectionPanel(

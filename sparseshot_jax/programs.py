@@ -11,10 +11,11 @@ from flax import nnx
 from jaxtyping import Float64
 
 from sparseshot_jax.config import ExperimentConfig
-from sparseshot_jax.losses import Loss, form
+from sparseshot_jax.losses import Loss, Remembers, form
 from sparseshot_jax.models import HasAnchors, Model
 from sparseshot_jax.models.decode import DecodeSpec, detect
 from sparseshot_jax.training.augment import AugmentSpec
+from sparseshot_jax.training.memory import blank_memory
 from sparseshot_jax.training.optimizer import OptimizerSpec, make_optimizer, rate_schedule
 from sparseshot_jax.training.sharding import Layout
 from sparseshot_jax.training.step import init_state, make_eval_step, make_train_step
@@ -142,15 +143,31 @@ def detector(shape: Form, decode: DecodeSpec) -> Callable[..., Detections]:
     return jax.jit(step)
 
 
-def fresh_state(config: ExperimentConfig, sizes_px: Float64[np.ndarray, "n 2"] | None = None) -> TrainState:
+def fresh_state(
+    config: ExperimentConfig,
+    sizes_px: Float64[np.ndarray, "n 2"] | None = None,
+    canvas_px: tuple[int, int] | None = None,
+) -> TrainState:
     """The state that training starts from, decided by the config's seed.
 
-    `sizes_px`: height and width of the training set's objects, from which a detector takes its anchors.
+    Args:
+        config: of the run.
+        sizes_px: height and width of the training set's objects, from which a detector takes its anchors.
+        canvas_px: `CutTiles.canvas_px`, for a loss that remembers pixels; without it the state can only be
+            evaluated.
+
+    Raises:
+        InputError: more pixels than can be remembered.
     """
     model = config.model.build(classes=len(config.labels.names), rngs=nnx.Rngs(config.seed))
     if sizes_px is not None and isinstance(model, HasAnchors):
         model.fit_anchors(sizes_px)
-    return init_state(model, make_optimizer(config.optimizer), ema=config.train.ema_decay > 0)[1]
+    state = init_state(model, make_optimizer(config.optimizer), ema=config.train.ema_decay > 0)[1]
+    if canvas_px is None or not isinstance(config.loss, Remembers):
+        return state
+    numbers = TASKS[config.model.task].elements(config.model)
+    memory = blank_memory(numbers, canvas_px, value=config.loss.first_average)
+    return dataclasses.replace(state, memory=memory)
 
 
 def abstract_state(config: ExperimentConfig) -> TrainState:

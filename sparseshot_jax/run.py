@@ -21,7 +21,8 @@ from sparseshot_jax.data.slides.tissue import tissue_mask
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.evaluate import (
     by_truth,
-    detection_threshold,
+    carried_from_detections,
+    carried_from_pixels,
     foreground_of,
     found_objects,
     image_objects,
@@ -29,7 +30,6 @@ from sparseshot_jax.evaluate import (
     measure_detections,
     measure_sparse,
     measure_sparse_detections,
-    pixel_counts,
 )
 from sparseshot_jax.predict import WHOLE, Band, DetectionPart, Prediction, Spread, Work, probability_map
 from sparseshot_jax.programs import abstract_state, detector, eval_program, form_of, without_traced
@@ -57,7 +57,8 @@ class Run:
         return self.config.model.task == "detection"
 
     @property
-    def _floor(self) -> float:
+    def floor(self) -> float:
+        """Of a detection's score, where measures of a detector end."""
         return min(FLOOR, self.config.predict.threshold)
 
     @functools.cached_property
@@ -81,7 +82,7 @@ class Run:
     def detect(self, images: UInt8[np.ndarray, "b h w 3"]) -> Detections:
         """A detector's objects in RGB images whose sides it can take, down to a score of `FLOOR`."""
         spec = self.config.predict.decode
-        limits = spec.limits(mpp=self.config.tiles.mpp) | {"threshold": self._floor}
+        limits = spec.limits(mpp=self.config.tiles.mpp) | {"threshold": self.floor}
         return self._spread(detector(form_of(self.config), without_traced(spec)), images, limits)
 
     def probability_map(self, case: Case) -> Float32[np.ndarray, "h w"]:
@@ -146,7 +147,7 @@ class Run:
         Of a detector down to a score of `FLOOR`; of a segmentation at the config's threshold, with the
         mean p as score.
         """
-        threshold = self._floor if self.detects else self.config.predict.threshold
+        threshold = self.floor if self.detects else self.config.predict.threshold
         parts = find.objects(self.config, self.infer, case.slide, case.mpp, threshold=threshold)
         found = find.joined(self.config, parts)
         if isinstance(found, DetectionPart):
@@ -180,46 +181,47 @@ class Run:
 
     def choose_threshold(self, cases: Sequence[Case]) -> float:
         """The threshold with the best pooled Dice, or F1 of a detector, on cases with dense truth."""
+        return self.carried_from(cases)["threshold_carried"]
+
+    def carried_from(self, cases: Sequence[Case]) -> metrics.Carried:
+        """What `evaluate` of another run may take over from cases with dense truth: the threshold with the
+        best pooled Dice, or F1 of a detector, and Elkan and Noto's c."""
         if self.detects:
-            return detection_threshold(self.find, cases, distance_um=self.config.measure.distance_um)
-        counts = pixel_counts(self.probability_map, cases, mpp=self.config.tiles.mpp)
-        return metrics.best_threshold(counts)
+            return carried_from_detections(self.find, cases, distance_um=self.config.measure.distance_um)
+        return carried_from_pixels(self.probability_map, cases, mpp=self.config.tiles.mpp)
 
     def measure_held_out(self, cases: Sequence[Case]) -> dict[str, Any]:
-        """Recall on held-out marks beside how much is predicted; see `measure_sparse`."""
+        """Recall on held-out marks beside how much is predicted, numbers alone; see `measure_sparse`."""
+        return {name: value for name, value in self._held_out(cases).items() if name != "elkan_noto"}
+
+    def _held_out(self, cases: Sequence[Case]) -> dict[str, Any]:
+        """The same, and at Elkan and Noto's threshold as "elkan_noto"."""
+        config = self.config
+        about: dict[str, Any] = {"tiles": config.tiles, "multiple": config.model.multiple}
+        about |= {"threshold": config.predict.threshold, "batch_size": find.batch_size(config)}
         if self.detects:
-            return measure_sparse_detections(
-                self.detect,
-                cases,
-                tiles=self.config.tiles,
-                multiple=self.config.model.multiple,
-                halo_px=self.config.model.receptive_radius_px,
-                distance_um=self.config.measure.distance_um,
-                threshold=self.config.predict.threshold,
-                batch_size=find.batch_size(self.config),
-            )
-        return measure_sparse(
-            self.probability,
-            cases,
-            tiles=self.config.tiles,
-            multiple=self.config.model.multiple,
-            threshold=self.config.predict.threshold,
-            batch_size=find.batch_size(self.config),
-        )
+            about |= {"halo_px": config.model.receptive_radius_px, "distance_um": config.measure.distance_um}
+            return measure_sparse_detections(self.detect, cases, **about)
+        return measure_sparse(self.probability, cases, **about)
 
     def evaluation_of(self, splits: Splits) -> dict[str, Any]:
         """evaluation.json, measured first where it is missing, of another step or of other options."""
         # Read by one process: another might find what the first has just written, and not measure with it.
-        (result,) = processes.dealt([self.folder / "evaluation.json"], read_json)
-        if result and result.get("step") == self.step and result.get("options") == self._options():
-            return result
-        return self.evaluate(splits)
+        (result,) = processes.dealt([self], Run.recorded)
+        return result or self.evaluate(splits)
+
+    def recorded(self) -> dict[str, Any] | None:
+        """evaluation.json; None where it is missing, of another step or of other options."""
+        result = read_json(self.folder / "evaluation.json") or {}
+        fits = result.get("step") == self.step and result.get("options") == self._options()
+        return result if fits else None
 
     def evaluate(
         self,
         splits: Splits | None = None,
         *,
         threshold_carried: float | None = None,
+        elkan_noto_c: float | None = None,
         on_case: Callable[[str], None] = lambda name: None,
     ) -> dict[str, Any]:
         """Measure on the test part, or on validation where there is no test part.
@@ -229,6 +231,7 @@ class Run:
         Args:
             splits: the data, where it was read already.
             threshold_carried: chosen elsewhere; None: the best one on dense validation images.
+            elkan_noto_c: estimated elsewhere; None: on dense validation images, else on held-out marks.
             on_case: told of every scored case of this process.
 
         Returns:
@@ -238,14 +241,18 @@ class Run:
         splits = splits or self.splits()
         dense, sparse = by_truth(splits.validation)
         result: dict[str, Any] = {"step": self.step, "options": self._options()}
-        if dense and threshold_carried is None:
-            threshold_carried = self.choose_threshold(dense)
+        carried: dict[str, Any] = {"threshold_carried": threshold_carried, "elkan_noto_c": elkan_noto_c}
+        if dense and None in carried.values():
+            asked = {name: value for name, value in carried.items() if value is not None}
+            carried = {**self.carried_from(dense), **asked}
         if sparse:
-            result["held_out"] = self.measure_held_out(sparse)
+            result["held_out"] = held_out = self._held_out(sparse)
+            if carried["elkan_noto_c"] is None:
+                carried["elkan_noto_c"] = held_out.get("elkan_noto", {}).get("c")
         scored = splits.test or tuple(dense)
         if scored:
             about = {"split": "test" if splits.test else "validation", "seed": 0, "on_case": on_case}
-            result |= self.measure(scored, threshold_carried=threshold_carried, **about)
+            result |= self.measure(scored, **carried, **about)
         processes.dealt([self.folder / "evaluation.json"], lambda path: write_json(path, result))
         return result
 
@@ -255,7 +262,12 @@ class Run:
         return json.loads(json.dumps({name: config[name] for name in ("predict", "measure")}))
 
     def measure(
-        self, cases: Sequence[Case], *, threshold_carried: float | None, **about: Any
+        self,
+        cases: Sequence[Case],
+        *,
+        threshold_carried: float | None,
+        elkan_noto_c: float | None = None,
+        **about: Any,
     ) -> dict[str, Any]:
         """The evaluation on cases with dense truth.
 
@@ -269,17 +281,11 @@ class Run:
             "exclusive_class": spec.exclusive_class or None,
             **about,
         }
+        carried = {"threshold_carried": threshold_carried, "elkan_noto_c": elkan_noto_c}
         if self.detects:
-            return dict(measure_detections(self.find, cases, threshold_carried=threshold_carried, **options))
-        result: dict[str, Any] = dict(
-            measure_dense(
-                self.probability_map,
-                cases,
-                mpp=self.config.tiles.mpp,
-                threshold_carried=threshold_carried,
-                **about,
-            )
-        )
+            return dict(measure_detections(self.find, cases, **carried, **options))
+        mpp = self.config.tiles.mpp
+        result = dict(measure_dense(self.probability_map, cases, mpp=mpp, **carried, **about))
         if self.config.predict.instances:
             result["objects"] = measure_detections(self.find, cases, threshold_carried=None, **options)
         return result

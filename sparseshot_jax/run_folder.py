@@ -19,7 +19,10 @@ from sparseshot_jax.training.checkpoint import whole_steps
 from sparseshot_jax.training.tensorboard import check_tensorboard
 
 # What a run has written when it stops before its first checkpoint.
-_BEGUN = {"config.json", "data.json", "log.jsonl", "tiles", "tensorboard", "checkpoints"}
+_BEGUN = {
+    *("config.json", "data.json", "label_facts.json", "log.jsonl", "tiles", "tensorboard", "checkpoints"),
+    *("round-0", "pseudo_labels", "pseudo_labels.json"),
+}
 
 
 def folder_path(folder: epath.PathLike) -> epath.Path:
@@ -86,7 +89,8 @@ def check_folder(folder: epath.PathLike, config: ExperimentConfig, *, extend: bo
         check_tensorboard(folder)
     record = storage.join(folder, "config.json")
     held = {name for name in storage.list_names(folder) if not name.startswith(".")}
-    if held <= _BEGUN and not has_checkpoint(folder):
+    parts = [storage.join(folder, "round-0"), folder] if "round-0" in held else [folder]
+    if held <= _BEGUN and not any(map(has_checkpoint, parts)):
         return  # new, or nothing came of the config there
     if storage.exists(record):
         old = load_config(record)
@@ -121,7 +125,7 @@ def extension(folder: epath.PathLike, config: ExperimentConfig) -> str | None:
     )
 
 
-def data_record(splits: Splits, tiles: CutTiles | ShardTiles) -> dict[str, dict[str, Any]]:
+def data_record(splits: Splits, tiles: CutTiles | ShardTiles | None = None) -> dict[str, dict[str, Any]]:
     """What training is told of each case, as far as a resumed run must find it again."""
     if isinstance(tiles, ShardTiles):
         shards = json.dumps([shard.checksum for shard in tiles.manifest.shards])

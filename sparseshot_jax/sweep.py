@@ -3,24 +3,27 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
 from etils import epath
 
+from sparseshot_jax import rounds
 from sparseshot_jax.ablate import Trial
 from sparseshot_jax.config import ExperimentConfig, override
 from sparseshot_jax.data.cases import Source, Splits
 from sparseshot_jax.data.labels import LabelSpec
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.experiment import Reporter, layout_of, opened, train
+from sparseshot_jax.experiment import Reporter, layout_of, opened
+from sparseshot_jax.losses import Remembers
 from sparseshot_jax.programs import form_of, trials_program
-from sparseshot_jax.run import Run, load
+from sparseshot_jax.run import load
 from sparseshot_jax.run_folder import folder_path
 from sparseshot_jax.training import loop, sharding
 from sparseshot_jax.training.recorder import Clock
 from sparseshot_jax.training.trials import fit_trials, make_trial_layout
+from sparseshot_jax.trial_scores import Scoring, score
 
 ReporterOf = Callable[[str], Reporter]  # by the trial's name
 
@@ -31,8 +34,12 @@ def trial_config(config: ExperimentConfig, trial: Trial) -> ExperimentConfig:
     Raises:
         InputError: a field that is not there, or a value that it cannot hold.
     """
-    for field, value in trial.values.items():
-        config = override(config, field, value)
+    # A kind ("loss") begins from its defaults: it comes before its fields ("loss.alpha").
+    for field in sorted(trial.values, key=lambda field: "." in field):
+        try:
+            config = override(config, field, trial.values[field])
+        except InputError as error:
+            raise InputError(f"trial {trial.name}: {error}") from error
     return dataclasses.replace(config, seed=trial.seed, name=trial.name)
 
 
@@ -83,21 +90,58 @@ def grouped(config: ExperimentConfig, trials: Sequence[Trial], devices: Sequence
     """
     alike: dict[Any, list[Trial]] = {}
     for trial in trials:
-        own = trial_config(config, trial)
-        # Beside the form, what decides the shapes of a state and of a batch.
-        key = (form_of(own), own.train.ema_decay > 0, own.train.batch_size, own.tiles.tile_px)
-        alike.setdefault(key, []).append(trial)
+        alike.setdefault(_form(trial_config(config, trial)), []).append(trial)
     found = []
     for members in alike.values():
-        rounds = -(-len(members) // len(devices))
-        size = -(-len(members) // rounds)
+        own = trial_config(config, members[0])
+        size = _size(own, len(members), len(devices))
         if size == 1:
-            layout_of(trial_config(config, members[0]))
+            layout_of(own)
         # All groups of a form have as many devices: they share a compilation.
         used = tuple(devices[:size]) if size > 1 else ()
         for at in range(0, len(members), size):
             found.append(Group(trials=tuple(members[at : at + size]), devices=used))
     return found
+
+
+def left_of(groups: Sequence[Group], rest: Collection[Trial]) -> list[Group]:
+    """What of the groups is still to be run, each on all of its devices.
+
+    A sweep that goes on runs the programs of one that was never stopped, and gets its numbers.
+    """
+    names = {trial.name for trial in rest}
+    left = [tuple(trial for trial in group.trials if trial.name in names) for group in groups]
+    return [dataclasses.replace(group, trials=some) for group, some in zip(groups, left) if some]
+
+
+def programs_expected(config: ExperimentConfig, groups: Sequence[Group]) -> int:
+    """How many training steps the groups compile: one for each form and set of devices."""
+    configs = [trial_config(config, group.trials[0]) for group in groups]
+    return len({(_form(own), group.devices) for own, group in zip(configs, groups)})
+
+
+def _form(own: ExperimentConfig) -> Any:
+    """Equal for trials that one compiled program trains."""
+    # Beside the form, what decides the shapes of a state and of a batch, and where they lie.
+    shapes = (own.train.ema_decay > 0, own.train.batch_size, own.tiles.tile_px, own.train.mesh)
+    # A memory is as large as the training cases, however few of their objects are marked.
+    cases = (_whole(own.data), own.tiles.mpp) if isinstance(own.loss, Remembers) else ()
+    return (form_of(own), *shapes, *cases, _alone(own))
+
+
+def _whole(data: Any) -> Any:
+    shares = {name: 1.0 for name in ("keep", "train_keep") if hasattr(data, name)}
+    return dataclasses.replace(data, **shares) if shares else data
+
+
+def _size(own: ExperimentConfig, members: int, devices: int) -> int:
+    """Trials of a form in a group."""
+    return 1 if _alone(own) else -(-members // -(-members // devices))
+
+
+def _alone(own: ExperimentConfig) -> bool:
+    """Whether a trial has more to do than one training, and no other can keep step with it."""
+    return own.relabel.rounds > 0
 
 
 def run_group(
@@ -106,14 +150,14 @@ def run_group(
     folder: epath.PathLike,
     *,
     reporter_of: ReporterOf = lambda name: Reporter(),
+    scoring: Scoring | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Train and score the trials of a group in `folder`/NAME; gives the row of each as it is there.
 
     A trial's folder is that of the same config trained alone.
 
     Yields:
-        The last validation row, or the scores at the fixed and the oracle threshold where there is a
-        test part alone; {"error": why} of a trial that diverged.
+        `trial_scores.score` of each trial; {"error": why} of one that diverged.
 
     Raises:
         InputError: bad data, a folder that cannot be written.
@@ -122,25 +166,33 @@ def run_group(
     folder = folder_path(folder)
     if not group.devices:
         for trial in group.trials:
-            yield run_trial(config, trial, folder, reporter=reporter_of(trial.name))
+            yield run_trial(config, trial, folder, reporter=reporter_of(trial.name), scoring=scoring)
         return
     configs = [trial_config(config, trial) for trial in group.trials]
     failures = _train_together(configs, folder, group.devices, reporter_of)
     for at, own in enumerate(configs):
-        yield {"error": failures[at]} if at in failures else _score(load(folder / own.name), _splits_of(own))
+        if at in failures:
+            yield {"error": failures[at]}
+        else:
+            yield score(load(folder / own.name), splits_of(own), scoring)
 
 
 def run_trial(
-    config: ExperimentConfig, trial: Trial, folder: epath.PathLike, *, reporter: Reporter | None = None
+    config: ExperimentConfig,
+    trial: Trial,
+    folder: epath.PathLike,
+    *,
+    reporter: Reporter | None = None,
+    scoring: Scoring | None = None,
 ) -> dict[str, Any]:
     """Train and score one trial over all devices; returns what `run_group` yields."""
     config = trial_config(config, trial)
-    splits = _splits_of(config)
+    splits = splits_of(config)
     try:
-        run = train(config, folder_path(folder) / trial.name, splits=splits, reporter=reporter)
+        run = rounds.train(config, folder_path(folder) / trial.name, splits=splits, reporter=reporter)
     except loop.Diverged as error:
         return {"error": str(error)}
-    return _score(run, splits)
+    return score(run, splits, scoring)
 
 
 def _train_together(
@@ -160,7 +212,7 @@ def _train_together(
                 config,
                 folder / config.name,
                 own,
-                splits=_splits_of(config),
+                splits=splits_of(config),
                 reporter=reporter_of(config.name),
                 clock=clock,
             )
@@ -172,22 +224,12 @@ def _train_together(
     return {at: str(error) for at, error in failures.items()}
 
 
-def _score(run: Run, splits: Splits) -> dict[str, Any]:
-    if splits.validation:
-        row = [row for row in run.rows() if row["event"] == "validation"][-1]
-        return {key: value for key, value in row.items() if key not in ("event", "step")}
-    if not splits.test:
-        return {"loss": run.rows()[-1]["loss"]}
-    points = run.evaluate(splits)["operating_points"]
-    measure = "f1_distance" if run.detects else "dice_pooled"
-    return {f"{measure}_{name}": point[measure]["mean"] for name, point in points.items()}
-
-
-def _splits_of(config: ExperimentConfig) -> Splits:
+def splits_of(config: ExperimentConfig) -> Splits:
+    """The data of a trial."""
     return _splits(config.data, config.labels, config.seed)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)  # shares x seeds, which follow each other in a grid
 def _splits(data: Source, labels: LabelSpec, seed: int) -> Splits:
     """The trials of a sweep that share their data read it once."""
     return data.load(labels, seed)

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer, UInt8
 
+from sparseshot_jax.errors import InputError
+
 Scalar = float | int | np.floating | np.integer | Float[Array, ""]  # on the host, or traced
 
 
@@ -67,6 +69,10 @@ class Batch:
     objects: Objects | None = None  # where the model's `Needs` ask for them
     # Distance to the object's border over the largest in that object, as 1..255 inside wanted objects.
     distance: UInt8[Array, "b h w"] | None = None
+    # Top and left of the tile in `CutTiles.canvas_px`, where the loss remembers its pixels.
+    place: Int[Array, "b 2"] | None = None
+    # What a loss remembers of them, m numbers a pixel: the step reads it from `TrainState.memory`.
+    average: Float[Array, "b m h w"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -76,6 +82,7 @@ class Targets:
 
     ground: UInt8[Array, "*b"]  # `Ground` codes
     label: Integer[Array, "*b"]  # class 1..C where annotated, 0 elsewhere
+    average: Float[Array, "*b"] | None = None  # of earlier predictions, for a loss that remembers them
 
     @property
     def annotated(self) -> Bool[Array, "*b"]:
@@ -102,6 +109,51 @@ class Terms:
     weights: Float[Array, "*b"]  # 1 where valid, kept or dropped alike; 0 where ignored
     kept: Bool[Array, "*b"]  # False on unannotated elements whose term is dropped
     capped: Float[Array, "*b"]  # `values` with dropped terms held at the threshold: a continuous curve
+    average: Float[Array, "*b"] | None = None  # what `Targets.average` is to be when the element comes again
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelFacts:
+    """What training data say of their own labels; from it a loss takes what its spec leaves open."""
+
+    share: float | None  # c: of the wanted objects, those annotated, (0, 1]; None: nobody knows
+    # Of the loss's elements on annotated or unannotated ground, those annotated, [0, 1]; None: not looked at.
+    annotated_fraction: float | None = None
+
+    @property
+    def prior(self) -> float:
+        """Prevalence of objects among the unannotated elements: a (1 - c) / (c (1 - a)), [0, 1).
+
+        a is the annotated fraction, c the share. For each annotated element there are (1 - c) / c of
+        unannotated objects, if those that were marked are no larger or smaller than the rest.
+
+        Raises:
+            InputError: one of them is not known; the share is too small for so much annotated ground.
+
+        >>> round(LabelFacts(share=0.25, annotated_fraction=0.1).prior, 3)
+        0.333
+        """
+        if self.share is None:
+            raise InputError(
+                "the prevalence of objects among what is not annotated follows from the share of them that "
+                "is annotated, and nobody knows it here. Give loss.prior, or labels.share."
+            )
+        if self.annotated_fraction is None:
+            raise InputError(
+                "the prevalence of objects among what is not annotated follows from the fraction of the "
+                "ground that is annotated, at which nobody has looked. Set needs_prior = True in the loss's "
+                "class."
+            )
+        if self.annotated_fraction >= 1.0:
+            return 0.0
+        odds = self.annotated_fraction / (1.0 - self.annotated_fraction)
+        prior = odds * (1.0 - self.share) / self.share
+        if prior >= 1.0:
+            raise InputError(
+                f"labels.share c = {self.share:.3g} with {100 * self.annotated_fraction:.3g} % of the ground "
+                "annotated leaves more objects than ground; give a larger labels.share, or loss.prior."
+            )
+        return prior
 
 
 @jax.tree_util.register_dataclass
@@ -136,6 +188,8 @@ class TrainState:
     stats: Any  # its other state (running statistics of normalisation)
     opt_state: Any
     ema: Any  # exponential average of (params, stats); None where it is switched off
+    # m numbers for each pixel of `CutTiles.canvas_px`, where the loss remembers them.
+    memory: Float[Array, "m rows columns"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -170,6 +224,8 @@ class Measures:
     parts: Mapping[str, Float[Array, ""]] = dataclasses.field(default_factory=dict)  # terms of the loss
     # before their weights, where there are several
     counts: Mapping[str, Float[Array, ""]] = dataclasses.field(default_factory=dict)  # of odd cases
+    # No sum: `Batch.average` as it is to be. The step takes it out.
+    average: Float[Array, "b m h w"] | None = None
 
     def ratios(self) -> dict[str, float]:
         """Means for the log, on the host; the loss's parts over what the loss is divided by."""

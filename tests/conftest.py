@@ -19,8 +19,9 @@ install_import_hook(
     [
         f"sparseshot_jax.{room}"
         for room in (
-            *("losses", "models", "metrics", "data", "training", "predict", "evaluate"),
-            *("report", "ablate", "config", "experiment", "sweep", "profile", "cli"),
+            *("losses", "models", "metrics", "data", "training", "predict", "evaluate", "efficiency"),
+            *("report", "ablate", "search", "choice", "config", "experiment", "rounds", "trial_scores"),
+            *("sweep", "profile", "curve", "cli"),
         )
     ],
     "beartype.beartype",

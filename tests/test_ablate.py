@@ -31,6 +31,42 @@ def test_an_axis_that_is_none(axis):
         grid([axis], [0])
 
 
+@pytest.mark.parametrize(
+    ("axes", "part"),
+    [
+        (["x=1,2,1"], r"1: named twice in the grid axis 'x=1,2,1'"),
+        (["x=1", "y=2", "x=3"], r"x: named twice in --grid"),
+    ],
+)
+def test_nothing_is_named_twice(axes, part):
+    with pytest.raises(InputError, match=part):
+        grid(axes, [0])
+
+
+def test_two_trials_of_one_name_are_refused(tmp_path):
+    """They would share a folder and a row."""
+    trials = grid(["data.root=a/b,a-b"], [0])
+    with pytest.raises(InputError, match=r"data\.root=a-b_seed=0: named twice in the trials"):
+        run_trials(trials, lambda rest: pytest.fail("nothing is run"), tmp_path / "results.jsonl")
+    assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_a_row_made_again_keeps_what_was_found_before(tmp_path):
+    trials, results = grid(["x=1,2"], [0]), tmp_path / "results.jsonl"
+    run_trials(trials, one_by_one(lambda t: {"dice": 1.0, "test_dice_fixed": 0.5}), results)
+
+    def again(trial):
+        return {"error": "not finite"} if trial.values["x"] == "2" else {"dice": 1.0, "lee_liu": 2.0}
+
+    rows = run_trials(trials, one_by_one(again), results, complete=lambda row: "lee_liu" in row)
+    assert rows == rows_of(results)
+    assert rows[0] == {
+        **{"trial": "x=1_seed=0", "x": "1", "seed": 0},
+        **{"dice": 1.0, "test_dice_fixed": 0.5, "lee_liu": 2.0},
+    }
+    assert rows[1] == {"trial": "x=2_seed=0", "x": "2", "seed": 0, "error": "not finite"}
+
+
 def rows_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -105,3 +141,26 @@ def test_the_spread_is_over_the_seeds_that_gave_a_number():
         {"x": "1", "seeds": 3, "dice": 1.0, "dice_sd": 1.0},
         {"x": "2", "seeds": 2, "failed": 1, "dice": 2.0, "dice_sd": pytest.approx(8**0.5)},
     ]
+
+
+def test_an_axis_with_the_name_of_a_measure_keeps_its_value(tmp_path):
+    results = tmp_path / "results.jsonl"
+    (row,) = run_trials(grid(["loss=focal"], [0]), one_by_one(lambda trial: {"loss": 0.3}), results)
+    assert row == {"trial": "loss=focal_seed=0", "loss": "focal", "seed": 0}
+
+
+def test_a_row_that_lacks_what_is_asked_for_is_made_again(tmp_path):
+    trials, results, ran = grid(["x=1,2,3"], [0]), tmp_path / "results.jsonl", []
+    run_trials(
+        trials, one_by_one(lambda t: {"error": "no"} if t.values["x"] == "3" else {"dice": 1.0}), results
+    )
+
+    def with_test(trial):
+        ran.append(trial.values["x"])
+        return {"dice": 1.0, "test": 2.0}
+
+    for _ in range(2):
+        rows = run_trials(trials, one_by_one(with_test), results, complete=lambda row: "test" in row)
+        assert ran == ["1", "2"]  # what failed once is not tried again
+        assert [row.get("test") for row in rows] == [2.0, 2.0, None]
+    assert sorted(row["trial"] for row in rows_of(results)) == sorted(trial.name for trial in trials)

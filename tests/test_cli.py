@@ -147,12 +147,16 @@ def test_from_training_to_predictions(call, place, tmp_path):
     assert status == 2
     assert "loss.kind: focal -> focal_exclusive" in output
 
+    image = place / "data" / "images" / "c.png"
+    status, output = call("predict", run, image, "--mpp", "0.5", "--threshold", "oracle")
+    assert status == 2
+    assert f"Run sparseshot evaluate {run} first" in output
+
     status, output = call("evaluate", run)
     assert status == 0, output
     assert "Dice" in output
     assert output.rstrip().endswith(str(run / "evaluation.json"))
 
-    image = place / "data" / "images" / "c.png"
     status, output = call("predict", run, image)
     assert status == 2
     assert "how large a pixel is" in output
@@ -163,6 +167,19 @@ def test_from_training_to_predictions(call, place, tmp_path):
     assert f"{len(found['features'])} objects: {run / 'predictions' / 'c.geojson'}" in output
     with Image.open(run / "predictions" / "c_overlay.png") as overlay:
         assert overlay.width == overlay.height >= 32
+    points = json.loads((run / "evaluation.json").read_text())["operating_points"]
+    (run / "named").mkdir()
+    for threshold in ("oracle", str(points["oracle"]["threshold"])):
+        folder = run / "named" / threshold
+        status, output = call(
+            "predict", run, image, "--mpp", "0.5", "--threshold", threshold, "--out", folder
+        )
+        assert status == 0, output
+    by_name, by_number = (run / "named").rglob("c.geojson")
+    assert by_name.read_bytes() == by_number.read_bytes()
+    status, output = call("predict", run, image, "--mpp", "0.5", "--threshold", "elkan_noto")
+    assert status == 2
+    assert "got 'elkan_noto', and it has fixed, oracle. One is absent where validation gives none" in output
 
     status, output = call("report", run)
     assert status == 0, output

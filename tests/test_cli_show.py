@@ -27,6 +27,8 @@ def detections() -> dict:
             names=list("abc"),
             class_names=["epithelial", "fibroblast", "inflammatory", "others"],
             split="test",
+            threshold_carried=0.4,
+            elkan_noto_c=0.3125,
             seed=0,
             exclusive_class="inflammatory",
         )
@@ -39,6 +41,12 @@ def detections() -> dict:
         (FOUND | {"predicted_area": 0.1}, "0.750, with 10.0% of the tissue called foreground"),
         (FOUND | {"predicted_per_mm2": 812.4}, "0.750, with 812 objects predicted in a mm²"),
         (FOUND | {"recall": None, "predicted_per_mm2": None}, "unknown, with no objects predicted"),
+        (
+            FOUND
+            | {"predicted_area": 0.1}
+            | {"elkan_noto": {"c": 0.31, "recall": 0.9, "predicted_area": 0.2, "threshold": 0.155}},
+            "Elkan\N{EN DASH}Noto, c = 0.31: 0.900, with 20.0% of the tissue called foreground (p > 0.155)",
+        ),
     ],
 )
 def test_held_out_marks_are_told_in_a_sentence(held, words):
@@ -53,7 +61,15 @@ def test_an_evaluation_of_detections_fits_a_terminal(detections, capsys, monkeyp
     monkeypatch.setattr(show, "say", print)
     show.show_evaluation(detections | {"objects": detections})
     said = capsys.readouterr().out
-    for word in ("F1 within 3 µm", "any class", "Exclusive recall", "AP at IoU", "Separate objects"):
+    for word in (
+        "Elkan\N{EN DASH}Noto",
+        "c = 0.312",
+        "F1 within 3 µm",
+        "any class",
+        "Exclusive recall",
+        "AP at IoU",
+        "Separate objects",
+    ):
         assert word in said
     after = " ".join(said.split("Separate objects")[1].split())
     assert "Objects are those at predict.threshold" in after

@@ -20,7 +20,7 @@ from sparseshot_jax.data.labels import LabelSpec
 from sparseshot_jax.data.sources import FolderSource
 from sparseshot_jax.data.tiles import TileSpec
 from sparseshot_jax.errors import InputError
-from sparseshot_jax.losses import CrossEntropy, FocalExclusive
+from sparseshot_jax.losses import GEKL, NNPU, CrossEntropy, FocalExclusive
 from sparseshot_jax.models import UNetSpec
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -210,6 +210,15 @@ def test_loops_that_cannot_be():
     for name, value in (("threshold", 0.0), ("core_px", 0), ("batch_size", 0)):
         with pytest.raises(InputError, match=name):
             PredictSpec(**{name: value})
+
+
+@pytest.mark.parametrize("loss", [NNPU(), GEKL(prior=0.1)])
+def test_a_loss_of_the_whole_batch_has_no_micro_batches(loss):
+    assert make(loss=loss).train.micro_batches == 1
+    with pytest.raises(InputError, match=r"micro_batches must be 1 with the loss .* got 4\. Try"):
+        make(loss=loss, train=TrainSpec(micro_batches=4))
+    with pytest.raises(InputError, match="micro_batches"):
+        override(make(train=TrainSpec(micro_batches=4)), "loss", "nnpu")
 
 
 HEAD = """\

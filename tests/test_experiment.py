@@ -5,9 +5,11 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
-from sparseshot_jax import experiment, programs, run_folder
+from sparseshot_jax import experiment, programs, run, run_folder
+from sparseshot_jax.cli.arguments import threshold_of
 from sparseshot_jax.config import ExperimentConfig, PredictSpec, TrainSpec
 from sparseshot_jax.data.formats.geojson import read_geojson
 from sparseshot_jax.data.sources import FolderSource
@@ -277,6 +279,86 @@ def test_dice_is_that_of_the_maps_themselves(finished):
     expected = hits / total if total else 1.0
     found = next(p for p in result["operating_points"].values() if p["threshold"] == 0.5)
     assert found["dice_pooled"]["mean"] == pytest.approx(expected, abs=1e-6)
+
+
+def truth_of(run, name):
+    return np.asarray(Image.open(f"{run.config.data.root}/instances/{name}.png")) > 0
+
+
+def test_the_elkan_noto_threshold_is_half_the_mean_p_of_validation_objects(finished):
+    splits = finished.splits()
+    points = finished.evaluate(splits)["operating_points"]
+    (val,) = splits.validation
+    c = finished.probability_map(val)[truth_of(finished, "val_1")].mean()
+    assert points["elkan_noto"]["c"] == pytest.approx(c, abs=0.5 / 1000)
+    threshold = points["elkan_noto"]["threshold"]
+    assert threshold == pytest.approx(points["elkan_noto"]["c"] / 2, abs=0.5 / 1000)
+    hits = total = 0
+    for case in splits.test:
+        mask, true = finished.probability_map(case) > np.float32(threshold), truth_of(finished, case.name)
+        hits, total = hits + 2 * (mask & true).sum(), total + mask.sum() + true.sum()
+    assert points["elkan_noto"]["dice_pooled"]["mean"] == pytest.approx(hits / total, abs=1e-6)
+    assert finished.carried_from(splits.validation) == {
+        "threshold_carried": points["carried_over"]["threshold"],
+        "elkan_noto_c": points["elkan_noto"]["c"],
+    }
+
+
+def test_what_another_run_carries_over_is_taken_without_a_look_at_validation(finished, tmp_path, monkeypatch):
+    elsewhere = dataclasses.replace(finished, folder=epath.Path(tmp_path))
+    monkeypatch.setattr(run, "carried_from_pixels", None)
+    carried = {"threshold_carried": 0.2, "elkan_noto_c": 0.5}
+    points = elsewhere.evaluate(finished.splits(), **carried)["operating_points"]
+    assert points["carried_over"]["threshold"] == 0.2
+    assert (points["elkan_noto"]["threshold"], points["elkan_noto"]["c"]) == (0.25, 0.5)
+
+
+def test_held_out_marks_alone_give_the_elkan_noto_threshold(finished, tmp_path):
+    """Validation with nothing but marked objects, a test part with dense truth."""
+    elsewhere = dataclasses.replace(finished, folder=epath.Path(tmp_path))
+    splits = finished.splits()
+    (val,) = splits.validation
+    marked = dataclasses.replace(val, truth=None, held_out=val.truth.take(np.arange(3)))
+    result = elsewhere.evaluate(dataclasses.replace(splits, validation=(marked,)))
+    points = result["operating_points"]
+    assert "carried_over" not in points
+    found = result["held_out"]["elkan_noto"]
+    assert points["elkan_noto"]["c"] == found["c"]
+    assert points["elkan_noto"]["threshold"] == found["threshold"]
+    assert 0 <= found["predicted_area"] <= 1
+    row = experiment.validate(elsewhere, dataclasses.replace(splits, validation=(marked,)))
+    assert row["recall"] == result["held_out"]["recall"]
+    assert "elkan_noto" not in row  # a row of the log holds numbers alone
+    assert threshold_of(elsewhere, "elkan_noto") == found["threshold"]
+    # Without a test part the point is still there to predict with.
+    result = elsewhere.evaluate(dataclasses.replace(splits, validation=(marked,), test=()))
+    assert "operating_points" not in result
+    assert threshold_of(elsewhere, "elkan_noto") == found["threshold"]
+
+
+def test_a_file_without_the_elkan_noto_point_is_still_read(finished, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "run")
+    old = load(tmp_path / "run")
+    path = tmp_path / "run" / "evaluation.json"
+    result = json.loads(json.dumps(old.evaluate(finished.splits())))
+    del result["operating_points"]["elkan_noto"]
+    for image in result["per_image"]:
+        del image["points"]["elkan_noto"]
+    path.write_text(json.dumps(result))
+    assert old.evaluation_of(finished.splits()) == result
+    assert "Elkan" not in report(old).read_text()
+    assert threshold_of(old, "carried_over") == result["operating_points"]["carried_over"]["threshold"]
+    with pytest.raises(InputError, match=r"got 'elkan_noto', and it has fixed, carried_over, oracle"):
+        threshold_of(old, "elkan_noto")
+    path.write_text(json.dumps(result | {"step": 4}))
+    with pytest.raises(InputError, match=r"not of step 12 .*Run sparseshot evaluate"):
+        threshold_of(old, "carried_over")
+    path.unlink()
+    with pytest.raises(InputError, match=r"evaluation\.json is not there"):
+        threshold_of(old, "elkan_noto")
+    assert threshold_of(old, "0.37") == 0.37
+    with pytest.raises(InputError, match=r"must be in \[0, 1\); got 3"):
+        threshold_of(old, "3")
 
 
 def test_a_report_is_one_page(finished):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from sparseshot_jax import experiment, programs
+from sparseshot_jax.cli.arguments import threshold_of
 from sparseshot_jax.config import ExperimentConfig, MeasureSpec, PredictSpec, TrainSpec, changed_mathematics
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.formats.geojson import read_geojson
@@ -19,8 +20,10 @@ from sparseshot_jax.data.slides.slide import open_slide
 from sparseshot_jax.data.sources import FolderSource, SlideSource
 from sparseshot_jax.data.tiles import TileSpec
 from sparseshot_jax.errors import InputError
+from sparseshot_jax.evaluate import true_objects
 from sparseshot_jax.experiment import Reporter, load, report, train
 from sparseshot_jax.losses import FocalExclusive
+from sparseshot_jax.metrics import detection_difference, match_points
 from sparseshot_jax.models import YolloSpec
 from sparseshot_jax.models.decode import DecodeSpec
 from sparseshot_jax.predict import write_predictions
@@ -269,6 +272,19 @@ def test_a_detector_learns_to_find_discs(skilled):
     assert points["oracle"]["f1_distance"]["mean"] >= points["fixed"]["f1_distance"]["mean"]
     assert points["oracle"]["f1_iou"]["mean"] > 0.7
     assert result["ap_distance"] > 0.9
+    (val,) = skilled.splits().validation
+    truth, found = true_objects(val), skilled.find(val)
+    score = np.zeros(len(truth))
+    pairs = match_points(truth.xy_um, found.xy_um, gate=2.0)
+    score[pairs.truth] = found.score[pairs.predicted]
+    assert points["elkan_noto"]["c"] == pytest.approx(score.mean(), rel=1e-6)
+    assert points["elkan_noto"]["threshold"] == pytest.approx(score.mean() / 2, abs=0.5 / 100 + 1e-9)
+    # all marks are there: nearly all positives are found, and the threshold is near a half
+    assert points["elkan_noto"]["c"] > 0.6
+    assert points["elkan_noto"]["f1_distance"]["mean"] > 0.9
+    same = detection_difference(result, result, point="elkan_noto", seed=0)
+    assert (same["low"], same["mean"], same["high"]) == (0.0, 0.0, 0.0)
+    assert threshold_of(skilled, "elkan_noto") == points["elkan_noto"]["threshold"]
 
 
 def test_a_report_is_one_page(skilled):
@@ -340,6 +356,7 @@ def test_sparse_marks_on_slides(tmp_path):
     assert 0.0 <= row["recall"] <= 1.0
     result = run.evaluate()
     assert "operating_points" not in result
+    assert "elkan_noto" not in row
     assert result["held_out"]["recall"] == row["recall"]
     assert result["held_out"]["predicted_per_mm2"] == row["predicted_per_mm2"]
     page = report(run).read_text()

@@ -6,6 +6,7 @@ from jax import lax
 
 from sparseshot_jax.config import load_config, override
 from sparseshot_jax.flops import flops
+from sparseshot_jax.label_facts import without_data
 from sparseshot_jax.models import UNetSpec, YolloSpec
 from sparseshot_jax.programs import abstract_state, form_of, hyper_schedule, step_of
 from sparseshot_jax.training.sharding import MeshSpec, make_layout
@@ -101,7 +102,11 @@ def step_and_arguments(config, tiles, side):
         label=array(tiles, side, side, dtype=byte),
         valid=array(tiles, dtype=jnp.bool_),
     )
-    return step_of(form_of(config), layout), (abstract_state(config), batch, hyper_schedule(config)(0))
+    return step_of(form_of(config), layout), (
+        abstract_state(config),
+        batch,
+        hyper_schedule(without_data(config))(0),
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Jobs of several processes on this machine, connected as a cluster's are."""
 
+import json
 import os
 import re
 import shutil
@@ -496,3 +497,29 @@ def test_the_local_launcher(place, tmp_path):
     codes, _ = job.end()
     assert codes == [2], job.output()
     assert any(line.startswith("[1] error:") for line in job.lines[0]), job.output()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_rounds_of_many_processes_are_those_of_one(place, tmp_path):
+    """Each labels its part of the images; stopped in the first training, the job goes on from there."""
+    strong = ["--loss", "cross_entropy", "--loss.background-weight", "0.02"]
+    strong += ["--optimizer.learning-rate", "0.03", "--train.steps", "12"]
+    options = [*strong, "--data.keep", "0.4", "--relabel.rounds", "1", "--relabel.threshold", "0.5"]
+    runs = {count: tmp_path / str(count) for count in (1, 2)}
+    job = place.train(runs[2], 2, *options, fault="SIGTERM", at=6, who=1)
+    assert set(job.codes) == {143}, job.output()
+    assert not (runs[2] / "round-1").exists()
+    for count, run in runs.items():
+        job = place.train(run, count, *options)
+        assert job.codes == [0] * count, job.output()
+    labels = {}
+    for count, run in runs.items():
+        told = json.loads((run / "round-1" / "pseudo_labels.json").read_text())
+        labels[count] = {name: case["added"] for name, case in told["cases"].items()}
+        assert place.state(run)[0].step == 12
+        marks, more = (json.loads((part / "data.json").read_text()) for part in (run / "round-0", run))
+        for name, added in labels[count].items():
+            assert more[name]["objects"] == marks[name]["objects"] + added
+    assert sum(labels[1].values()) > 0
+    assert labels[1] == labels[2]

@@ -1,5 +1,6 @@
 """Trials on devices of their own, from config to folder; the sweep goes on where it was stopped."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -9,13 +10,14 @@ import pytest
 from PIL import Image
 
 from sparseshot_jax import experiment, programs, sweep
-from sparseshot_jax.ablate import grid
+from sparseshot_jax.ablate import grid, run_trials
+from sparseshot_jax.choice import MEASURES
 from sparseshot_jax.config import ExperimentConfig, PredictSpec, TrainSpec
-from sparseshot_jax.data.sources import FolderSource
+from sparseshot_jax.data.sources import FolderSource, SlideSource
 from sparseshot_jax.data.tiles import TileSpec
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.experiment import Reporter
-from sparseshot_jax.losses import FocalExclusive
+from sparseshot_jax.losses import EarlyLearning, Focal, FocalExclusive
 from sparseshot_jax.models import UNetSpec
 from sparseshot_jax.training.checkpoint import Checkpoints
 from sparseshot_jax.training.log import read_rows
@@ -162,6 +164,18 @@ def test_a_trial_that_diverges_is_a_row_with_its_error(config, together, tmp_pat
     assert rows[1] == pytest.approx(together[1][1], rel=1e-4)
 
 
+def test_the_measures_to_choose_by_are_those_of_a_validation_row(together):
+    for row in together[1]:
+        assert set(MEASURES["segmentation"]) <= set(row)
+
+
+def test_a_memory_is_as_large_however_few_are_marked(config):
+    data = SlideSource(slides=("a",), mpp=0.5)
+    config = dataclasses.replace(config, data=data, loss=EarlyLearning())
+    (group,) = sweep.grouped(config, grid(["data.keep=0.5,1", "data.train_keep=0.5,1"], [0]), jax.devices())
+    assert len(group.trials) == 4
+
+
 def test_groups_share_a_form_and_are_about_equal(config):
     trials = grid(["loss.alpha=0.1,0.2,0.3", "model.base=2,3"], [0, 1, 2])
     groups = sweep.grouped(config, trials, jax.devices()[:8])
@@ -178,6 +192,97 @@ def test_groups_share_a_form_and_are_about_equal(config):
         assert [(len(group.trials), group.devices) for group in alone] == [(1, ()), (1, ())]
     (long_and_short,) = sweep.grouped(config, grid(["train.steps=5,9"], [0]), jax.devices())
     assert len(long_and_short.trials) == 2
+
+
+def test_what_is_left_keeps_its_devices(config):
+    trials = grid(["loss.alpha=0.1,0.2,0.3,0.4"], [0])
+    groups = sweep.grouped(config, trials, jax.devices()[:2])
+    left = sweep.left_of(groups, trials[1:2])
+    assert [(group.trials, group.devices) for group in left] == [((trials[1],), groups[0].devices)]
+    assert sweep.left_of(groups, []) == []
+    # A kind comes before its fields, in whatever order they were named.
+    (trial,) = grid(["loss.alpha=0.4", "loss=focal"], [0])
+    assert sweep.trial_config(config, trial).loss == Focal(alpha=0.4)
+
+
+def test_trials_of_several_rounds_run_alone(config, monkeypatch):
+    from sparseshot_jax import rounds
+
+    trials = grid(["relabel.rounds=0,1"], [0, 1])
+    groups = sweep.grouped(config, trials, jax.devices()[:2])
+    sizes = [(group.trials[0].values["relabel.rounds"], len(group.trials)) for group in groups]
+    assert sizes == [("0", 2), ("1", 1), ("1", 1)]
+    assert sweep.programs_expected(config, groups) == 2
+    asked = []
+
+    def train(config, *_, **__):
+        asked.append(config.relabel.rounds)
+        raise Stopped
+
+    monkeypatch.setattr(rounds, "train", train)
+    with pytest.raises(Stopped):
+        next(iter(sweep.run_group(config, groups[1], "unused")))
+    assert asked == [1]
+
+
+def swept(config, trials, folder, devices, **options):
+    """A whole sweep as the command line runs it; its rows."""
+    groups = sweep.grouped(config, trials, devices)
+    return run_trials(
+        trials,
+        lambda rest: (
+            (group.trials, sweep.run_group(config, group, folder, **options))
+            for group in sweep.left_of(groups, rest)
+        ),
+        folder / "results.jsonl",
+    )
+
+
+def test_whatever_is_traced_shares_one_compilation(config, tmp_path):
+    """The share of the labels, the loss's numbers and schedule, the rates, the steps and the seed."""
+    axes = [
+        *("data.keep=0.5,1", "loss.schedule=fixed,sigmoid", "loss.rho=0.6,0.75", "loss.alpha=0.1"),
+        *("optimizer.learning_rate=1e-3,3e-3", "optimizer.warmup=0.5", "train.steps=2"),
+    ]
+    trials = grid(axes, [0, 5])
+    groups = sweep.grouped(config, trials, jax.devices()[:1])
+    assert sweep.programs_expected(config, groups) == 1
+    before = experiment.compilations()
+    some = trials[:: len(trials) // 4]  # unlike each other in every axis between them
+    assert len(swept(config, some, tmp_path, jax.devices()[:1])) == 4
+    assert experiment.compilations() - before <= 1  # 0 where an earlier test compiled it
+
+
+@pytest.mark.slow
+def test_a_sweep_stopped_three_times_ends_with_the_same_results(config, together, tmp_path):
+    """Stopped while it trains, while it validates and while it scores; its rows are the same to the digit."""
+    for event, at, step in (("log", 0, 4), ("validation", 1, 3), ("score", 1, None)):
+        with pytest.raises(Stopped), stopping(event, TRIALS[at].name, step) as reporter_of:
+            swept(config, TRIALS, tmp_path, jax.devices()[:2], reporter_of=reporter_of)
+    rows = swept(config, TRIALS, tmp_path, jax.devices()[:2])
+    assert rows == read_rows(tmp_path / "results.jsonl")
+    expected = zip(TRIALS, together[1])
+    assert rows == [{"trial": t.name, **t.values, "seed": t.seed, **row} for t, row in expected]
+
+
+@contextlib.contextmanager
+def stopping(event, trial, step):
+    """A reporter, or a scoring, that stops the sweep at one place."""
+
+    def stop(name, now):
+        if (name, now) == (trial, step):
+            raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch:
+        if event == "score":
+            real = sweep.score
+            patch.setattr(sweep, "score", lambda run, *rest: stop(run.folder.name, None) or real(run, *rest))
+        yield lambda name: Reporter(
+            **{
+                "log": {"on_log": lambda now, row: stop(name, now)},
+                "validation": {"on_validation": lambda now, row: stop(name, now)},
+            }.get(event, {})
+        )
 
 
 def test_devices_of_the_trials(config):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from rich.markup import escape
 
 from sparseshot_jax import compile_cache
-from sparseshot_jax.cli import data, profile, runs
+from sparseshot_jax.cli import ablate, curve, data, profile, runs
 from sparseshot_jax.cli.verbs import Verbs, asks_for_help, find, overview
 from sparseshot_jax.console import CONSOLE, ERRORS, say
 from sparseshot_jax.errors import InputError
@@ -22,7 +22,8 @@ VERBS: Verbs = {
     "train": (runs.train, "train CONFIG, or go on with a run that was stopped"),
     "evaluate": (runs.evaluate, "measure RUN on its test part"),
     "predict": (runs.predict, "find the objects of images or slides with RUN; GeoJSON for QuPath"),
-    "ablate": (runs.ablate, "train a grid of trials through steps compiled once"),
+    "ablate": (ablate.ablate, "train trials of CONFIG through steps compiled once, compare, choose"),
+    "curve": (curve.curve, "train CONFIG with parts of its labels: what would more labels give?"),
     "profile": (profile.profile, "time the training step of CONFIG, and say where the time goes"),
     "report": (runs.report, "write RUN/report.html: curves, results, pictures"),
     "data": (data.run, "check, convert, thin and cut data: data VERB"),
@@ -30,10 +31,10 @@ VERBS: Verbs = {
 }
 
 # Verbs whose work many processes share (--coordinator HOST:PORT --processes N --process K, or Slurm, ...).
-SHARED = ("train", "evaluate", "predict", "ablate", "report", "profile")
+SHARED = ("train", "evaluate", "predict", "ablate", "curve", "report", "profile")
 
 # Verbs that find again what an earlier process compiled. Not `profile`: it times the compiler.
-COMPILING = ("demo", "train", "evaluate", "predict", "ablate", "report")
+COMPILING = ("demo", "train", "evaluate", "predict", "ablate", "curve", "report")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

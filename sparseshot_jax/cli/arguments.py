@@ -108,6 +108,36 @@ def moved(run: Any, root: str | None) -> Any:
     return run if root is None else run.with_data_root(root)
 
 
+def threshold_of(run: Any, asked: str) -> float:
+    """A threshold given as a number, or as the name of an operating point that `evaluate` has recorded.
+
+    Raises:
+        InputError: no number in [0, 1); or evaluation.json has no such point, or is of another step.
+    """
+    with contextlib.suppress(ValueError):
+        if not 0.0 <= (number := float(asked)) < 1.0:
+            raise InputError(f"--threshold must be in [0, 1); got {asked}. Try 0.5.")
+        return number
+    evaluation = run.recorded()
+    path, first = run.folder / "evaluation.json", f"Run sparseshot evaluate {run.folder} first."
+    if evaluation is None:
+        raise InputError(
+            f"--threshold {asked}: {path} is not there, or not of step {run.step} with the options of this "
+            f"run. {first}"
+        )
+    held_out = evaluation.get("held_out", {})
+    points = {name: held_out[name] for name in ("elkan_noto",) if name in held_out}
+    points |= evaluation.get("operating_points", {})
+    if asked not in points:
+        there = f"it has {', '.join(points)}" if points else "it has none"
+        raise InputError(
+            f"--threshold must be a number or an operating point of {path}; got {asked!r}, and {there}. "
+            f"One is absent where validation gives none, and from files of earlier versions. {first}"
+        )
+    # Of a detector nothing below its floor was measured.
+    return max(points[asked]["threshold"], run.floor if run.detects else 0.0)
+
+
 def assignment(text: str) -> tuple[str, str]:
     """Field and value of FIELD=VALUE."""
     field, equals, value = text.partition("=")

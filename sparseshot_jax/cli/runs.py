@@ -1,4 +1,4 @@
-"""The verbs on a run: train, evaluate, predict, ablate, report; and demo and doctor."""
+"""The verbs on a run: train, evaluate, predict, report; and demo and doctor."""
 
 import dataclasses
 import sys
@@ -7,14 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from sparseshot_jax.cli.arguments import (
-    assignment,
-    config_path,
-    moved,
-    stoppable,
-    with_config,
-)
-from sparseshot_jax.cli.show import show_evaluation, show_rows, show_spread
+from sparseshot_jax.cli.arguments import moved, stoppable, threshold_of, with_config
+from sparseshot_jax.cli.show import show_evaluation
 from sparseshot_jax.console import CONSOLE, say
 from sparseshot_jax.errors import InputError
 
@@ -24,7 +18,7 @@ _RUN = Annotated[str, tyro.conf.Positional]  # text: pathlib makes gs:/ of gs://
 def train(arguments: list[str]) -> None:
     """`sparseshot train ...`."""
     from sparseshot_jax import config as configs
-    from sparseshot_jax import experiment
+    from sparseshot_jax import rounds
     from sparseshot_jax.console import training_progress
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +31,7 @@ def train(arguments: list[str]) -> None:
 
     chosen = with_config(Train, arguments, "train")
     with stoppable(), training_progress(chosen.config.name) as reporter:
-        run = experiment.train(chosen.config, chosen.run, extend=chosen.extend, reporter=reporter)
+        run = rounds.train(chosen.config, chosen.run, extend=chosen.extend, reporter=reporter)
     say(f"trained to step {run.step}: {run.folder}")
     say(f"next: sparseshot evaluate {run.folder}")
 
@@ -78,7 +72,7 @@ def predict(arguments: list[str]) -> None:
         out: str | None = None  # folder of the results; RUN/predictions where it is not given
         region: Path | None = None  # GeoJSON: only objects inside its polygons
         mpp: float | None = None  # micrometres a full-resolution pixel, where the file does not say
-        threshold: float | None = None  # in place of the run's predict.threshold
+        threshold: str | None = None  # number or point (elkan_noto, carried_over); else predict.threshold
 
     chosen = tyro.cli(Predict, prog="sparseshot predict", args=arguments)
     if not chosen.images:
@@ -91,59 +85,13 @@ def predict(arguments: list[str]) -> None:
             "separate calls with --out."
         )
     run = experiment.load(chosen.run)
+    threshold = None if chosen.threshold is None else threshold_of(run, chosen.threshold)
     folder = chosen.out or storage.join(run.folder, "predictions")
     region = read_geojson(chosen.region) if chosen.region else None
     storage.make_folder(folder)
     # All are opened before the first is computed: a wrong name shows at once.
     slides = [(image, open_slide(image, mpp=chosen.mpp)) for image in chosen.images]
-    predict_slides(run, slides, folder, region=region, threshold=chosen.threshold)
-
-
-def ablate(arguments: list[str]) -> None:
-    """`sparseshot ablate ...`."""
-    from sparseshot_jax import ablate, experiment, run_folder, sweep
-    from sparseshot_jax import config as configs
-    from sparseshot_jax.console import sweep_progress
-
-    @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Ablate:
-        """Train a grid of trials through steps compiled once, and compare them in a table."""
-
-        grid: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # FIELD=VALUE,VALUE; may be repeated
-        seeds: tuple[int, ...] = (0,)  # every combination runs once a seed
-        set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # FIELD=VALUE for all trials
-        out: str | None = None  # folder of the sweep, also gs:// or s3://; else runs/NAME_ablation
-        together: int = 0  # trials at once, a device each; 0: all devices; 1: one by one over all devices
-
-    path, rest = config_path(arguments, "ablate")
-    chosen = tyro.cli(Ablate, prog=f"sparseshot ablate {path}", args=rest)
-    config = configs.load_config(path)
-    for text in chosen.set:
-        config = configs.override(config, *assignment(text))
-    trials = ablate.grid(chosen.grid, chosen.seeds)
-    devices = sweep.trial_devices(config, chosen.together)
-    # A value that no config can hold is found before the first one trains.
-    sweep.grouped(config, trials, devices)
-    steps = {trial.name: sweep.trial_config(config, trial).train.steps for trial in trials}
-    folder = run_folder.folder_path(chosen.out or f"runs/{config.name}_ablation")
-    run_folder.check_folder(folder, config, extend=False)  # rows of another config are no answer
-    run_folder.record_config(folder, config)
-    with stoppable(), sweep_progress(config.name, steps) as progress:
-        rows = ablate.run_trials(
-            trials,
-            lambda rest: (
-                (group.trials, sweep.run_group(config, group, folder, reporter_of=progress.reporter_of))
-                for group in sweep.grouped(config, rest, devices)
-            ),
-            folder / "results.jsonl",
-            on_done=lambda trial, row: progress.done(trial.name, row),
-        )
-    show_rows(rows)
-    if len(chosen.seeds) > 1:
-        say(f"over {len(chosen.seeds)} seeds, mean ± standard deviation:")
-        show_spread(ablate.over_seeds(trials, rows))
-    say(f"{experiment.compilations()} training steps compiled for {len(trials)} trials")
-    say(folder / "results.jsonl")
+    predict_slides(run, slides, folder, region=region, threshold=threshold)
 
 
 def report(arguments: list[str]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from sparseshot_jax.console import CONSOLE, say
 
@@ -31,27 +31,30 @@ def show_evaluation(result: dict[str, Any], *, remark: str = "") -> None:
 
 
 def held_out_words(held: dict[str, Any]) -> str:
-    """What was measured on held-out marks, in a sentence."""
-    recall = "unknown" if held["recall"] is None else f"{held['recall']:.3f}"
-    above = f"p > {held['threshold']}"
-    if "predicted_area" in held:
-        part = held["predicted_area"]
-        beside = f"{'none' if part is None else f'{part:.1%}'} of the tissue called foreground ({above})"
-        cannot = "no Dice and no F1"
+    """What was measured on held-out marks, in a sentence or two."""
+    cannot = "no Dice and no F1" if "predicted_area" in held else "no precision and no F1"
+    said = f"recall on {held['held_out']} held-out marked objects: {_recall_words(held)}. "
+    if corrected := held.get("elkan_noto"):
+        said += f"Elkan\N{EN DASH}Noto, c = {corrected['c']:.3g}: {_recall_words(corrected)}. "
+    return f"{said}Sparse marks support {cannot}."
+
+
+def _recall_words(point: dict[str, Any]) -> str:
+    """The recall at a threshold, and how much is predicted there."""
+    recall = "unknown" if point["recall"] is None else f"{point['recall']:.3f}"
+    if "predicted_area" in point:
+        part = point["predicted_area"]
+        beside = f"{'none' if part is None else f'{part:.1%}'} of the tissue called foreground"
     else:
-        rate = held["predicted_per_mm2"]
-        beside = f"{'no' if rate is None else f'{rate:.0f}'} objects predicted in a mm² of tissue ({above})"
-        cannot = "no precision and no F1"
-    return (
-        f"recall on {held['held_out']} held-out marked objects: {recall}, with {beside}. "
-        f"Sparse marks support {cannot}."
-    )
+        rate = point["predicted_per_mm2"]
+        beside = f"{'no' if rate is None else f'{rate:.0f}'} objects predicted in a mm² of tissue"
+    return f"{recall}, with {beside} (p > {point['threshold']})"
 
 
 def show_rows(rows: Sequence[dict[str, Any]]) -> None:
     """Plain rows as a table, a column a key."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    shown = Table(*columns)
+    shown = Table(*(Column(name, overflow="fold") for name in columns))
     for row in rows:
         # Of an error what happened; what to do was said when it did.
         cells = row | ({"error": row["error"].partition(". ")[0]} if "error" in row else {})

@@ -26,6 +26,7 @@ class CutTiles:
         spec: size, resolution and choice of the tiles.
         index: of these cases for this spec.
         needs: what the model is trained on beside ground and class.
+        places: whether a tile says where on `canvas_px` it lies.
         whole_px: output pixels of an image up to which it is decoded and drawn whole, kept, and cropped.
 
     Raises:
@@ -39,6 +40,7 @@ class CutTiles:
         index: TileIndex,
         *,
         needs: Needs = NO_NEEDS,
+        places: bool = False,
         whole_px: int = WHOLE_PX,
     ):
         if not cases:
@@ -47,6 +49,8 @@ class CutTiles:
         self._spec = spec
         self._index = index
         self._needs = needs
+        self._tops = np.concatenate([[0], np.cumsum(index.cases["height"], dtype=np.int64)])
+        self._places = places
         self._whole_px = whole_px
         self._images = Cache(CACHE_BYTES)
         self._targets = Cache(CACHE_BYTES)
@@ -67,7 +71,14 @@ class CutTiles:
             tile = {"image": self._cases[where].slide.read(window), **self._drawn(where, window)}
         if self._needs.objects:
             tile |= self._boxes(where).objects_in(window, self._needs.objects)
+        if self._places:
+            tile["place"] = np.array([self._tops[where] + y, x], np.int32)
         return tile | {"valid": np.ones((), bool)}
+
+    @property
+    def canvas_px(self) -> tuple[int, int]:
+        """Height and width of a picture of all cases, one below the other, at the tiles' resolution."""
+        return int(self._tops[-1]), int(self._index.cases["width"].max())
 
     def name(self, place: int) -> str:
         """See `pipeline.Tiles.name`."""
@@ -91,6 +102,6 @@ class CutTiles:
 
 def drawn(maps: TargetMaps, window: Window, needs: Needs) -> dict[str, np.ndarray]:
     """The targets of a window that are pictures: ground, label and, where it is needed, distance."""
-    ground, label = maps.draw(window, objects=not needs.objects)
+    ground, label = maps.draw(window, objects=not needs.objects, ring=True)
     arrays = {"ground": ground, "label": label}
     return arrays | {"distance": maps.distance(window)} if needs.distance else arrays

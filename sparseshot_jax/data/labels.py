@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float64, Int32, UInt8
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.depth import Depths
 from sparseshot_jax.data.rasterize import fill, rasterize
+from sparseshot_jax.data.ring_ground import RingGround
 from sparseshot_jax.data.run_table import RunCache
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Ground, Window
@@ -39,11 +40,24 @@ class LabelSpec:
     point_radius_um: float = 3.0  # micrometres: a point object becomes a disc, > 0
     class_radius_um: tuple[float, ...] = ()  # the same for a point of each of `classes`, in their order;
     # () = point_radius_um for all. A point of unknown class takes point_radius_um
+    share: float | None = None  # of the wanted objects round your marks, those that are marked, (0, 1];
+    # None: counted where the images have dense truth, else nobody knows
+    # Training alone: unannotated ground counts only where r1 < d < r2 micrometres from the nearest
+    # annotated object's centroid (METHOD: ignore_ring, 2.75 and 5.5); the rest of it is ignored. None: all
+    # of it counts. A detector's cell counts where half of it does: make the ring about a cell wide.
+    ring_um: tuple[float, float] | None = None
 
     def __post_init__(self):
         if self.point_radius_um <= 0:
             raise InputError(
                 f"labels.point_radius_um must be above 0 micrometres; got {self.point_radius_um}."
+            )
+        if self.share is not None and not 0.0 < self.share <= 1.0:
+            raise InputError(f"labels.share must be in (0, 1]; got {self.share}. Try 0.3.")
+        if self.ring_um is not None and not 0.0 <= self.ring_um[0] < self.ring_um[1]:
+            raise InputError(
+                f"labels.ring_um must be two radii in micrometres, 0 <= r1 < r2; got {list(self.ring_um)}. "
+                "Try 2.75 5.5."
             )
         radii = list(self.class_radius_um)
         if radii and len(radii) != len(self.names):
@@ -207,11 +221,17 @@ class TargetMaps:
                 self._layers.append((one, layer, RunCache(layer), int(ids[0]) if single else ids))
 
         self._depths = Depths(self.objects())
+        self._ring = None
+        if spec.ring_um is not None:
+            inner, outer = (radius / mpp for radius in spec.ring_um)
+            marked = annotations.take(wanted(annotations, spec))  # as they are: a point's own place
+            self._ring = RingGround(marked, (inner, outer))
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(cache.nbytes for _, _, cache, _ in self._layers)
+        layers = sum(cache.nbytes for _, _, cache, _ in self._layers)
+        return layers + (self._ring.nbytes if self._ring else 0)
 
     def objects(self) -> Annotations:
         """The wanted objects as polygons."""
@@ -221,9 +241,17 @@ class TargetMaps:
         return Annotations.empty()
 
     def draw(
-        self, window: Window, *, objects: bool = True
+        self, window: Window, *, objects: bool = True, ring: bool = False
     ) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
-        """`Ground` codes and class ids (0 outside objects) of a window; False leaves wanted objects out."""
+        """`Ground` codes and class ids (0 outside objects) of a window.
+
+        Args:
+            window: the pixels to draw.
+            objects: False leaves wanted objects out.
+            ring: ignore what `LabelSpec.ring_um` says, as training does and no measure. Without objects the
+                pixel in the middle of each one's box stays unannotated: on ignored ground nothing is
+                matched.
+        """
         ground = np.zeros((window.height, window.width), np.uint8)
         label = np.zeros_like(ground)
         for role, _, cache, ids in self._layers:
@@ -233,6 +261,9 @@ class TargetMaps:
             if isinstance(ids, np.ndarray):
                 ids = ids[runs.objects]
             fill(runs, (ground, int(_GROUND[role])), (label, ids))
+        if ring and self._ring is not None:
+            outside = self._ring.outside(window, middles=not objects)
+            ground[outside & (ground == Ground.UNANNOTATED)] = Ground.IGNORED
         return ground, label
 
     def instances(self, window: Window) -> Int32[np.ndarray, "h w"]:
@@ -245,7 +276,7 @@ class TargetMaps:
 
 
 def draw_targets(
-    annotations: Annotations, window: Window, spec: LabelSpec, *, mpp: float
+    annotations: Annotations, window: Window, spec: LabelSpec, *, mpp: float, ring: bool = False
 ) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
     """The four kinds of ground of a window (METHOD: notation), and the classes.
 
@@ -258,6 +289,7 @@ def draw_targets(
         window: the pixels to draw.
         spec: what the classes mean.
         mpp: micrometres a level-0 pixel, for the radius of points.
+        ring: of unannotated ground ignore what `spec.ring_um` says, as training does.
 
     Returns:
         `Ground` codes; class ids 1..C where annotated, 0 elsewhere.
@@ -268,4 +300,4 @@ def draw_targets(
     >>> draw_targets(one, window, LabelSpec(classes=("stroma", "tumour")), mpp=0.5)
     (array([[0, 1, 1, 0]], dtype=uint8), array([[0, 2, 2, 0]], dtype=uint8))
     """
-    return TargetMaps(annotations, spec, mpp=mpp).draw(window)
+    return TargetMaps(annotations, spec, mpp=mpp).draw(window, ring=ring)

@@ -49,8 +49,8 @@ class Tiles(Protocol):
         ...
 
     def read(self, place: int, rng: np.random.Generator) -> Tile:
-        """A tile, as in `Batch`, without the batch axis: image, ground, label, valid, and where the model
-        needs them distance, and what `TileObjects.objects_in` gives.
+        """A tile, as in `Batch`, without the batch axis: image, ground, label, valid, and where they are
+        needed distance, place, and what `TileObjects.objects_in` gives.
 
         Raises:
             InputError: a file is bad; its text begins with the file.

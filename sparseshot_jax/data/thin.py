@@ -110,7 +110,7 @@ def _cases(source: Source, labels: LabelSpec, seed: int) -> tuple[str, Sequence[
     if isinstance(source, FolderSource):
         return "folder", dataclasses.replace(source, keep=1.0).load(labels, seed).train
     if isinstance(source, SlideSource):
-        whole = dataclasses.replace(source, keep=1.0, hold_out=0.0, truth="")
+        whole = dataclasses.replace(source, keep=1.0, hold_out=0.0, train_keep=1.0, truth="")
         return "slides", whole.load(labels, seed).train
     raise InputError(
         f"a folder of images or slides can be thinned; {type(source).__name__} has no annotation files of "

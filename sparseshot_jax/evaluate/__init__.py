@@ -3,7 +3,7 @@
 from sparseshot_jax.evaluate.detection import (
     Detect,
     FindObjects,
-    detection_threshold,
+    carried_from_detections,
     found_objects,
     image_objects,
     measure_detections,
@@ -12,6 +12,7 @@ from sparseshot_jax.evaluate.detection import (
 from sparseshot_jax.evaluate.segmentation import (
     Probability,
     ProbabilityMap,
+    carried_from_pixels,
     foreground_of,
     measure_dense,
     measure_sparse,
@@ -26,7 +27,8 @@ __all__ = [
     "Probability",
     "ProbabilityMap",
     "by_truth",
-    "detection_threshold",
+    "carried_from_detections",
+    "carried_from_pixels",
     "foreground_of",
     "found_objects",
     "image_objects",

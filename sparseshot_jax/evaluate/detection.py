@@ -1,4 +1,4 @@
-"""Detections against dense truth: F1 by distance and by overlap, at the three operating points."""
+"""Detections against dense truth: F1 by distance and by overlap, at every operating point."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,6 +30,7 @@ def measure_detections(
     iou: float = 0.5,
     split: str,
     threshold_carried: float | None,
+    elkan_noto_c: float | None = None,
     seed: int,
     exclusive_class: str | None = None,
     on_case: Callable[[str], None] = lambda name: None,
@@ -46,6 +47,7 @@ def measure_detections(
         iou: a pair may match from this IoU of boxes on.
         split: name for the record.
         threshold_carried: chosen on validation images, None where there were none.
+        elkan_noto_c: estimated on validation positives, None where there were none.
         seed: of the bootstrap.
         exclusive_class: the class whose exclusive recall is kept image by image.
         on_case: told of every case of this process when its objects are there.
@@ -63,25 +65,31 @@ def measure_detections(
         iou=iou,
         split=split,
         threshold_carried=threshold_carried,
+        elkan_noto_c=elkan_noto_c,
         seed=seed,
         exclusive_class=exclusive_class,
         extents_known=_extents_known(cases),
     )
 
 
-def detection_threshold(
+def carried_from_detections(
     find: FindObjects,
     cases: Sequence[Case],
     *,
     distance_um: float = 3.0,
     on_case: Callable[[str], None] = lambda name: None,
-) -> float:
-    """The threshold with the best pooled F1 by distance on cases with dense truth: one to carry over.
+) -> metrics.Carried:
+    """What cases with dense truth give to others: the threshold with the best pooled F1 by distance, and
+    Elkan and Noto's c over their objects.
 
     Raises:
         InputError: a case without dense truth.
     """
-    return metrics.best_detection_threshold(*_both(find, cases, on_case), distance_um=distance_um)
+    truths, found = _both(find, cases, on_case)
+    return {
+        "threshold_carried": metrics.best_detection_threshold(truths, found, distance_um=distance_um),
+        "elkan_noto_c": metrics.estimate_c(metrics.matched_scores(truths, found, distance_um=distance_um)),
+    }
 
 
 def true_objects(case: Case) -> metrics.ImageObjects:

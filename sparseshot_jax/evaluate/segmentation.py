@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 
 from sparseshot_jax import metrics
 from sparseshot_jax.data.cases import Case, Truth, truth_maps, whole_window
@@ -14,6 +14,7 @@ from sparseshot_jax.data.slides.slide import Slide
 from sparseshot_jax.data.tiles import TileSpec
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.evaluate.windows import OBJECTS, evenly, tissue_windows, window_round
+from sparseshot_jax.metrics.overlap import BINS, confusion
 from sparseshot_jax.predict.stream import computed_windows
 from sparseshot_jax.training import processes
 from sparseshot_jax.types import Window
@@ -39,6 +40,22 @@ def pixel_counts(probability_map: ProbabilityMap, cases: Sequence[Case], *, mpp:
     return np.stack(processes.dealt(cases, count))
 
 
+def carried_from_pixels(
+    probability_map: ProbabilityMap, cases: Sequence[Case], *, mpp: float
+) -> metrics.Carried:
+    """What cases with dense truth give to others: the threshold with the best pooled Dice, and Elkan and
+    Noto's c over the pixels of their objects.
+
+    Raises:
+        InputError: a case without dense truth.
+    """
+    counts = pixel_counts(probability_map, cases, mpp=mpp)
+    return {
+        "threshold_carried": metrics.best_threshold(counts),
+        "elkan_noto_c": metrics.estimate_c_of_pixels(counts),
+    }
+
+
 def measure_dense(
     probability_map: ProbabilityMap,
     cases: Sequence[Case],
@@ -46,10 +63,11 @@ def measure_dense(
     mpp: float,
     split: str,
     threshold_carried: float | None,
+    elkan_noto_c: float | None = None,
     seed: int,
     on_case: Callable[[str], None] = lambda name: None,
 ) -> metrics.Evaluation:
-    """Dice, IoU and object F1 against dense truth, at the three operating points.
+    """Dice, IoU and object F1 against dense truth, at every operating point.
 
     Cases are dealt out to the processes of a job, of which each has the whole result. Each holds the maps
     of its cases at once, 8 bytes a pixel: the oracle threshold is known only after the last one.
@@ -60,6 +78,7 @@ def measure_dense(
         mpp: micrometres a pixel of the maps.
         split: name for the record.
         threshold_carried: chosen on validation images, None where there were none.
+        elkan_noto_c: estimated on validation positives, None where there were none.
         seed: of the bootstrap.
         on_case: told of every case of this process when its map is there.
 
@@ -81,7 +100,7 @@ def measure_dense(
         return metrics.histograms(p, truth.instances, truth.valid)
 
     counts = np.stack(processes.dealt(range(len(cases)), count))
-    thresholds = metrics.operating_thresholds(counts, threshold_carried)
+    thresholds = metrics.operating_thresholds(counts, threshold_carried, elkan_noto_c)
 
     def match(k: int) -> dict[float, np.ndarray]:
         p, truth = held[k]
@@ -101,6 +120,7 @@ def measure_dense(
         split=split,
         names=[case.name for case in cases],
         threshold_carried=threshold_carried,
+        elkan_noto_c=elkan_noto_c,
         seed=seed,
     )
 
@@ -126,7 +146,8 @@ def measure_sparse(
 
     A held-out object counts as found when more than half of its pixels are above `threshold`. The area
     is the share of pixels above it in tiles of the tissue grid. A high recall with a small area is
-    good; neither alone says anything. Precision, Dice and F1 need dense truth.
+    good; neither alone says anything. Precision, Dice and F1 need dense truth. Marks are enough for Elkan
+    and Noto's threshold: c is the mean p over the pixels of the held-out objects that are looked at.
 
     Args:
         probability: images [b, h, w, 3] -> p [b, h, w, C].
@@ -137,29 +158,41 @@ def measure_sparse(
         batch_size: windows a call.
 
     Returns:
-        held_out: objects looked at; recall on them; predicted_area: share of the tissue.
+        held_out: objects looked at; recall on them; recall_area: the share of their area above the
+        threshold; predicted_area: share of the tissue; threshold. Where there are held-out objects also
+        elkan_noto: c, and the same at its threshold.
     """
     side = -(-tiles.tile_px // multiple) * multiple
     chosen = tissue_windows(cases, tiles)
+    p_of = [functools.partial(_foreground, probability, case.slide, batch_size=batch_size) for case in cases]
 
-    def look(k: int) -> tuple[np.ndarray, list[float]]:
-        case = cases[k]
-        p_of = functools.partial(_foreground, probability, case.slide, batch_size=batch_size)
-        hits = np.zeros(0, bool)
-        if case.held_out is not None and len(case.held_out):
-            scale = whole_window(case, tiles.mpp).scale
-            hits = _recalled(p_of, case, scale, side, threshold)
-        return hits, [float((p > threshold).mean()) for p in p_of(chosen[k])]
+    def look(k: int) -> tuple[np.ndarray, np.ndarray]:
+        return _in_held_out(p_of[k], cases[k], whole_window(cases[k], tiles.mpp).scale, side, threshold)
 
     looked = processes.dealt(range(len(cases)), look)
-    found, total = (sum(int(of(hits)) for hits, _ in looked) for of in (np.sum, len))
-    area = [share for _, shares in looked for share in shares]
-    return {
-        "held_out": total,
-        "recall": found / total if total else None,
-        "predicted_area": float(np.mean(area)) if area else None,
-        "threshold": threshold,
+    above, counts = (np.concatenate([one[at] for one in looked]) for at in (0, 1))
+    points = {threshold: above}  # threshold -> pixels above it of each object
+    c = metrics.estimate_c_of_pixels(counts)
+    corrected = None if c is None else metrics.threshold_elkan_noto(c, BINS)
+    if corrected is not None:
+        points[corrected] = confusion(counts, corrected)[:, 0]
+
+    def cover(k: int) -> list[list[float]]:
+        return [[float((p > t).mean()) for t in points] for p in p_of[k](chosen[k])]
+
+    areas = [row for rows in processes.dealt(range(len(cases)), cover) for row in rows]
+    whole = counts.sum(axis=(1, 2))
+    found = {
+        t: {
+            "recall": float((2 * above > whole).mean()) if len(whole) else None,
+            "recall_area": float(above.sum() / whole.sum()) if whole.sum() else None,
+            "predicted_area": float(np.mean([row[at] for row in areas])) if areas else None,
+            "threshold": t,
+        }
+        for at, (t, above) in enumerate(points.items())
     }
+    beside = {} if corrected is None else {"elkan_noto": {"c": c} | found[corrected]}
+    return {"held_out": len(whole)} | found[threshold] | beside
 
 
 def _foreground(
@@ -170,21 +203,22 @@ def _foreground(
         yield from foreground_of(np.asarray(outputs[:count]))
 
 
-def _recalled(
+def _in_held_out(
     p_of: Callable[[Sequence[Window]], Iterator[np.ndarray]],
     case: Case,
     scale: float,
     side: int,
     threshold: float,
-) -> Bool[np.ndarray, "n"]:
-    """For each of the held-out objects looked at, whether it is found."""
-    assert case.held_out is not None
-    maps = TargetMaps(case.held_out, case.labels, mpp=case.mpp)
-    centres = maps.objects().centroids_px
-    looked = evenly(len(centres), OBJECTS)
-    windows = [window_round(centres[k], side=side, scale=scale) for k in looked]
-    hits = []
-    for k, window, p in zip(looked, windows, p_of(windows)):
-        inside = maps.instances(window) == k + 1
-        hits.append(bool(inside.any() and (p[inside] > threshold).mean() > 0.5))
-    return np.array(hits, bool)
+) -> tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n 2 b"]]:
+    """For each of the held-out objects looked at its pixels above the threshold, and `histograms` of p."""
+    above, counts = [], [np.zeros((0, 2, BINS), np.int64)]
+    if case.held_out is not None and len(case.held_out):
+        maps = TargetMaps(case.held_out, case.labels, mpp=case.mpp)
+        centres = maps.objects().centroids_px
+        looked = evenly(len(centres), OBJECTS)
+        windows = [window_round(centres[k], side=side, scale=scale) for k in looked]
+        for k, window, p in zip(looked, windows, p_of(windows)):
+            inside = p[maps.instances(window) == k + 1]
+            above.append(int((inside > threshold).sum()))
+            counts.append(metrics.histograms(inside, np.ones(len(inside), bool))[None])
+    return np.array(above, np.int64), np.concatenate(counts)

@@ -19,6 +19,7 @@ from sparseshot_jax.losses.baselines import (
     focal,
     huber,
 )
+from sparseshot_jax.losses.elr import EarlyLearning, early_learning_cross_entropy, next_average
 from sparseshot_jax.losses.evidence import Scalar, evidence, form, log_odds
 from sparseshot_jax.losses.exclusive import (
     Exclusive,
@@ -35,13 +36,20 @@ from sparseshot_jax.losses.official import (
     official_exclusive_cross_entropy,
     two_logits,
 )
+from sparseshot_jax.losses.recalibration import BRL, brl
 from sparseshot_jax.losses.schedules import SCHEDULES
+from sparseshot_jax.losses.unlabeled import GEKL, NNPU, ge_kl, nnpu
 from sparseshot_jax.types import Targets, Terms
 
 
 @runtime_checkable
 class Loss(Protocol):
-    """What the training step asks of a loss. A frozen dataclass with these two methods will do."""
+    """What the training step asks of a loss. A frozen dataclass with these two methods will do.
+
+    One that leaves numbers open, as None, has `fitted(facts: LabelFacts)` too: itself with them filled in,
+    and `needs_prior = True` where it asks for `facts.prior`, for which tiles have to be read.
+    One whose value is of the whole batch, and no sum over elements, has `set_level = True`.
+    """
 
     def hyper(self, t: float) -> dict[str, float]:
         """Every number of the loss at t = step / total_steps; the step takes them traced."""
@@ -58,6 +66,16 @@ class Loss(Protocol):
         ...
 
 
+@runtime_checkable
+class Remembers(Protocol):
+    """A loss with a number for each training pixel that lasts from one visit to the next.
+
+    It finds it in `Targets.average` and gives the next one in `Terms.average`; see `training.memory`.
+    """
+
+    first_average: float  # of a pixel that was never seen
+
+
 LOSSES: dict[str, type[Loss]] = {
     "cross_entropy": CrossEntropy,
     "exclusive": Exclusive,
@@ -65,19 +83,30 @@ LOSSES: dict[str, type[Loss]] = {
     "official": Official,
     "focal": Focal,
     "huber": Huber,
+    "brl": BRL,
+    "nnpu": NNPU,
+    "ge_kl": GEKL,
+    "elr": EarlyLearning,
 }
 
 __all__ = [
+    "BRL",
+    "GEKL",
     "LOSSES",
+    "NNPU",
     "SCHEDULES",
     "CrossEntropy",
+    "EarlyLearning",
     "Exclusive",
     "Focal",
     "FocalExclusive",
     "Huber",
     "Loss",
     "Official",
+    "Remembers",
+    "brl",
     "cross_entropy",
+    "early_learning_cross_entropy",
     "evidence",
     "exclusive_cross_entropy",
     "exclusive_cross_entropy_multiclass",
@@ -85,9 +114,12 @@ __all__ = [
     "focal_exclusive_cross_entropy",
     "focal_exclusive_cross_entropy_multiclass",
     "form",
+    "ge_kl",
     "huber",
     "keep_mask",
     "log_odds",
+    "next_average",
+    "nnpu",
     "official_binary_exclusive_cross_entropy",
     "official_exclusive_cross_entropy",
     "reduce",

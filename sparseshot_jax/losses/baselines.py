@@ -5,15 +5,16 @@ one on `evidence(logits, labels)` and `labels > 0`.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from sparseshot_jax.losses.evidence import Scalar, by_ground, evidence_of, focal_weight, make_terms
+from sparseshot_jax.losses.evidence import Scalar, by_ground, focal_weight, numbers, whole_terms
 from sparseshot_jax.losses.schedules import check_range
-from sparseshot_jax.types import Targets, Terms
+from sparseshot_jax.losses.share import weight_by_share
+from sparseshot_jax.types import LabelFacts, Targets, Terms
 
 
 def cross_entropy(
@@ -116,14 +117,28 @@ def huber(
 class CrossEntropy:
     """Cross-entropy: what is not annotated is background."""
 
-    background_weight: float = 1.0  # weight of unannotated ground, >= 0
+    background_weight: float | None = 1.0  # weight of unannotated ground, >= 0; None: by the share of the
+    decision: float = 0.5  # labels, so that p > 0.5 means P(object) > decision, (0, 1); see `losses.share`
 
     def __post_init__(self) -> None:
-        check_range("background_weight", self.background_weight, low=0.0, example=1.0)
+        if self.background_weight is not None:
+            check_range("background_weight", self.background_weight, low=0.0, example=1.0)
+        check_range("decision", self.decision, above=0.0, high=0.999, example=0.5)
+
+    def fitted(self, facts: LabelFacts) -> "CrossEntropy":
+        """The spec with an open `background_weight` filled in.
+
+        Raises:
+            InputError: the share of the labels is not known.
+        """
+        if self.background_weight is not None:
+            return self
+        weight = weight_by_share("background_weight", facts, self.decision)
+        return dataclasses.replace(self, background_weight=weight)
 
     def hyper(self, t: float) -> dict[str, float]:
         """Every number of the loss; none changes with time t."""
-        return {"background_weight": float(self.background_weight)}
+        return numbers(self, "background_weight")
 
     def terms(
         self,
@@ -133,7 +148,7 @@ class CrossEntropy:
         key: Key[Array, ""] | None = None,
     ) -> Terms:
         """Element-wise terms; k = 1 logit for one class, C + 1 for more."""
-        return _terms(cross_entropy, logits, targets, hyper)
+        return whole_terms(cross_entropy, logits, targets, hyper)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,7 +164,7 @@ class Focal:
 
     def hyper(self, t: float) -> dict[str, float]:
         """Every number of the loss; none changes with time t."""
-        return {"alpha": float(self.alpha), "gamma": float(self.gamma)}
+        return numbers(self)
 
     def terms(
         self,
@@ -159,7 +174,7 @@ class Focal:
         key: Key[Array, ""] | None = None,
     ) -> Terms:
         """Element-wise terms; k = 1 logit for one class, C + 1 for more."""
-        return _terms(focal, logits, targets, hyper)
+        return whole_terms(focal, logits, targets, hyper)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,7 +188,7 @@ class Huber:
 
     def hyper(self, t: float) -> dict[str, float]:
         """Every number of the loss; none changes with time t."""
-        return {"delta": float(self.delta)}
+        return numbers(self)
 
     def terms(
         self,
@@ -183,21 +198,4 @@ class Huber:
         key: Key[Array, ""] | None = None,
     ) -> Terms:
         """Element-wise terms; k = 1 logit for one class, C + 1 for more."""
-        return _terms(huber, logits, targets, hyper)
-
-
-def _terms(
-    loss: Callable[..., Float[Array, "..."]],
-    logits: Float[Array, "*b k"],
-    targets: Targets,
-    hyper: Mapping[str, Scalar],
-) -> Terms:
-    """Terms of a loss that drops nothing and whose keywords are its numbers."""
-    values = loss(
-        evidence_of(logits, targets),
-        targets.annotated,
-        known_background=targets.known_background,
-        valid=targets.valid,
-        **hyper,
-    )
-    return make_terms(values, targets)
+        return whole_terms(huber, logits, targets, hyper)

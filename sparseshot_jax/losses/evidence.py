@@ -6,6 +6,7 @@ is one, and of "anything but background" elsewhere.
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, cast, get_args
 
 import jax
@@ -175,6 +176,43 @@ def make_terms(
         kept=jnp.ones_like(unannotated) if kept is None else kept | ~unannotated,
         capped=values if capped is None else capped,
     )
+
+
+def whole_terms(
+    loss: Callable[..., Float[Array, "..."]],
+    logits: Float[Array, "*b k"],
+    targets: Targets,
+    numbers: Mapping[str, Scalar],
+) -> Terms:
+    """Terms of a loss that drops nothing and whose keywords are its numbers."""
+    values = loss(
+        evidence_of(logits, targets),
+        targets.annotated,
+        known_background=targets.known_background,
+        valid=targets.valid,
+        **numbers,
+    )
+    return make_terms(values, targets)
+
+
+def numbers(spec: Any, *names: str) -> dict[str, float]:
+    """Fields of a spec as the step takes them: those that are named, or all of them.
+
+    Raises:
+        InputError: one was left open, and no data have filled it in.
+
+    >>> from sparseshot_jax.losses import Focal
+    >>> numbers(Focal()), numbers(Focal(), "gamma")
+    ({'alpha': 0.25, 'gamma': 2.0}, {'gamma': 2.0})
+    """
+    found = {name: getattr(spec, name) for name in names or [f.name for f in dataclasses.fields(spec)]}
+    for name, value in found.items():
+        if value is None:
+            raise InputError(
+                f"loss.{name} was left open, and only data can fill it in (spec.fitted(facts)). Give it a "
+                "number."
+            )
+    return {name: float(value) for name, value in found.items()}
 
 
 def form(spec: Spec) -> Spec:

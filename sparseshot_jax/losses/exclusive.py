@@ -26,6 +26,7 @@ from sparseshot_jax.losses.evidence import (
     gate_of,
     keep_mask,
     make_terms,
+    numbers,
     threshold_logit,
 )
 from sparseshot_jax.losses.schedules import (
@@ -34,7 +35,8 @@ from sparseshot_jax.losses.schedules import (
     check_schedule,
     effective_threshold,
 )
-from sparseshot_jax.types import Targets, Terms
+from sparseshot_jax.losses.share import weight_by_share
+from sparseshot_jax.types import LabelFacts, Targets, Terms
 
 
 def exclusive_cross_entropy(
@@ -233,30 +235,33 @@ class Exclusive:
 class FocalExclusive(Exclusive):
     """Focal exclusive cross-entropy (eq. 8)."""
 
-    alpha: float = 0.2  # weight of unannotated ground, >= 0
-    share: float | None = None  # c, of wanted objects that are annotated, (0, 1): in place of alpha,
-    share_factor: float = 0.5  # alpha = share_factor * c / (1 - c), >= 0; detection: 0.25
+    alpha: float | None = 0.2  # weight of unannotated ground, >= 0; None: by the share of the labels,
+    decision: float = 0.5  # so that p > 0.5 means P(object) > decision, (0, 1); see `losses.share`
     gamma: float = 0.1  # focal exponent, >= 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("alpha", self.alpha, low=0.0, example=0.2)
+        if self.alpha is not None:
+            check_range("alpha", self.alpha, low=0.0, example=0.2)
         check_range("gamma", self.gamma, low=0.0, example=0.1)
-        check_range("share_factor", self.share_factor, low=0.0, example=0.5)
-        if self.share is not None and not 0.0 < self.share < 1.0:
-            raise InputError(f"share must be inside (0, 1); got {self.share}. Try 0.3, or leave it out.")
+        check_range("decision", self.decision, above=0.0, high=0.999, example=0.5)
+
+    def fitted(self, facts: LabelFacts) -> "FocalExclusive":
+        """The spec with an open `alpha` filled in.
+
+        So look-alikes of the annotated objects settle above rho at any share c of labels: unweighted, their
+        p settles near c, and the mask would never act.
+
+        Raises:
+            InputError: the share of the labels is not known.
+        """
+        if self.alpha is not None:
+            return self
+        return dataclasses.replace(self, alpha=weight_by_share("alpha", facts, self.decision))
 
     def hyper(self, t: float) -> dict[str, float]:
-        """Every number of the loss at time t, 0 to 1; `rho` is the threshold, a probability.
-
-        With a `share` c the weight follows it, so that look-alikes of the annotated objects settle above
-        rho: unweighted, their p settles near c, and the mask would never act. In detection an object's
-        evidence lies on the two or so cells round its centre, of which one is annotated: half the factor.
-        """
-        alpha = self.alpha
-        if self.share is not None:
-            alpha = self.share_factor * self.share / (1.0 - self.share)
-        return {**super().hyper(t), "alpha": float(alpha), "gamma": float(self.gamma)}
+        """Every number of the loss at time t, 0 to 1; `rho` is the threshold, a probability."""
+        return {**super().hyper(t), **numbers(self, "alpha", "gamma")}
 
     def terms(
         self,

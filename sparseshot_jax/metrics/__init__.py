@@ -3,7 +3,8 @@
 `histograms` and `match_by_iou` count, an image at a time; `summarise` turns the counts of a split
 into an `Evaluation`, the content of evaluation.json; `difference` compares two of them, paired by
 image. Of detections, `ImageObjects` against `ImageObjects`, `summarise_detections` makes a
-`DetectionEvaluation`, and `detection_difference` compares two.
+`DetectionEvaluation`, and `detection_difference` compares two. `estimate_c` and `threshold_elkan_noto`
+correct the threshold of a model of positive and unlabelled data.
 """
 
 from sparseshot_jax.metrics.bootstrap import Interval, interval, paired_difference
@@ -13,6 +14,12 @@ from sparseshot_jax.metrics.detection_summary import (
     best_detection_threshold,
     detection_difference,
     summarise_detections,
+)
+from sparseshot_jax.metrics.elkan_noto import (
+    estimate_c,
+    estimate_c_of_pixels,
+    matched_scores,
+    threshold_elkan_noto,
 )
 from sparseshot_jax.metrics.instances import aji, components, match_by_iou, panoptic_quality
 from sparseshot_jax.metrics.matching import Pairs, match_boxes, match_points
@@ -26,6 +33,7 @@ from sparseshot_jax.metrics.overlap import (
     reliability,
 )
 from sparseshot_jax.metrics.summary import (
+    Carried,
     Evaluation,
     difference,
     operating_thresholds,
@@ -33,6 +41,7 @@ from sparseshot_jax.metrics.summary import (
 )
 
 __all__ = [
+    "Carried",
     "DetectionEvaluation",
     "Evaluation",
     "ImageObjects",
@@ -46,6 +55,8 @@ __all__ = [
     "dice",
     "dice_of",
     "difference",
+    "estimate_c",
+    "estimate_c_of_pixels",
     "histograms",
     "interval",
     "iou",
@@ -53,10 +64,12 @@ __all__ = [
     "match_boxes",
     "match_by_iou",
     "match_points",
+    "matched_scores",
     "operating_thresholds",
     "paired_difference",
     "panoptic_quality",
     "reliability",
     "summarise",
     "summarise_detections",
+    "threshold_elkan_noto",
 ]

@@ -41,13 +41,14 @@ class ExclusivePoint(TypedDict):
 class DetectionPoint(TypedDict):
     """The measures at one threshold; of objects of any class unless it says otherwise.
 
-    Thresholds that are chosen, "carried_over" and "oracle", are the best for F1 by distance, and those by
-    IoU are taken at the same: the oracle is an upper bound of `f1_distance` alone, and another threshold
-    may have a higher `f1_iou`.
+    Thresholds that are chosen, "carried_over" and "oracle", are the best for F1 by distance, "elkan_noto" has
+    its c from matches by distance, and measures by IoU are taken at the same: the oracle is an upper bound of
+    `f1_distance` alone, and another threshold may have a higher `f1_iou`.
     """
 
     threshold: float  # predictions with score > threshold
     source: str  # a value of summary.SOURCES
+    c: NotRequired[float]  # of "elkan_noto" alone: `estimate_c`, twice the threshold but for its grid
     f1_distance: Interval  # TP, FP, FN of all images together
     precision_distance: Interval
     recall_distance: Interval
@@ -93,7 +94,9 @@ class DetectionEvaluation(TypedDict):
     # False: every true object is a point, its box a square of a set radius, and what is measured by IoU
     # says nothing of extents. Files without it are read as True.
     extents_known: NotRequired[bool]
-    operating_points: dict[str, DetectionPoint]  # fixed, carried_over (where validated), oracle
+    # fixed, carried_over (where validated), elkan_noto (where validation has objects; not in files of
+    # earlier versions), oracle
+    operating_points: dict[str, DetectionPoint]
     # "threshold" (0.01 .. 0.99) and pooled f1_, precision_, recall_ by distance and by iou.
     curve: dict[str, list[float]]
     ap_iou: float | None  # objects of any class; None without a true object

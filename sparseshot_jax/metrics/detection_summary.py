@@ -1,7 +1,7 @@
 """Detections of a split -> the evaluation that is written as evaluation.json, and paired comparisons."""
 
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
@@ -25,9 +25,15 @@ from sparseshot_jax.metrics.detection_evaluation import (
 )
 from sparseshot_jax.metrics.matching import Pairs, join_pairs, one_to_one, point_pairs
 from sparseshot_jax.metrics.overlap import dice_of, nearest_to_half
-from sparseshot_jax.metrics.summary import SOURCES, check_same_images, measured_over_images
+from sparseshot_jax.metrics.summary import (
+    check_same_images,
+    measured_over_images,
+    named_point,
+    named_thresholds,
+)
 
-THRESHOLDS: Float64[np.ndarray, "99"] = np.arange(1, 100) / 100
+STEPS = 100  # of the grid of thresholds
+THRESHOLDS: Float64[np.ndarray, "99"] = np.arange(1, STEPS) / STEPS
 
 
 def summarise_detections(
@@ -40,6 +46,7 @@ def summarise_detections(
     iou: float = 0.5,
     split: str,
     threshold_carried: float | None = None,
+    elkan_noto_c: float | None = None,
     seed: int,
     level: float = 0.95,
     exclusive_class: str | None = None,
@@ -58,6 +65,7 @@ def summarise_detections(
         iou: a pair may match from this IoU of boxes on.
         split: "test", "validation", ...
         threshold_carried: `best_detection_threshold` of validation images.
+        elkan_noto_c: `elkan_noto.estimate_c` of the `matched_scores` of validation objects.
         seed: of the bootstrap.
         level: of the intervals.
         exclusive_class: the class whose exclusive recall is kept by image for `detection_difference`.
@@ -72,15 +80,17 @@ def summarise_detections(
     _check(pool, names, class_names, threshold_carried, exclusive_class)
     true = len(pool.truth_label)
     curve = {gate: _curve(pool.candidates[gate], true, pool.score) for gate in GATES}
-    carried = {} if threshold_carried is None else {"carried_over": threshold_carried}
     oracle = nearest_to_half(THRESHOLDS, dice_of(curve["distance"]))
     exclusive = class_names.index(exclusive_class) + 1 if exclusive_class is not None else None
     points: dict[str, DetectionPoint] = {}
     images: list[DetectionImage] = [{"name": name, "points": {}} for name in names]
-    for point, threshold in {"fixed": 0.5, **carried, "oracle": oracle}.items():
+    thresholds = named_thresholds(oracle, threshold_carried, elkan_noto_c, steps=STEPS)
+    for point, threshold in thresholds.items():
         above = pool.above(threshold)
         rows = _rows(pool, above, exclusive)
-        points[point] = _point(pool, above, rows, threshold, SOURCES[point], class_names, seed, level)
+        about = named_point(point, threshold, elkan_noto_c)
+        measured = _measured(pool, above, rows, class_names, seed, level)
+        points[point] = cast(DetectionPoint, {**about, **measured})
         for k, image in enumerate(images):
             row = {kind: row[k].tolist() for kind, row in rows.items()}
             image["points"][point] = cast(DetectionImagePoint, row)
@@ -211,16 +221,16 @@ def _rows(
     return rows
 
 
-def _point(
+def _measured(
     pool: ObjectPool,
     above: Bool[np.ndarray, " n"],
     rows: dict[str, Int64[np.ndarray, "images _"]],
-    threshold: float,
-    source: str,
     class_names: Sequence[str],
     seed: int,
     level: float,
-) -> DetectionPoint:
+) -> dict[str, Any]:
+    """The measures of a DetectionPoint."""
+
     def over_images(measures: Iterable[str], rows: dict[str, np.ndarray]) -> dict[str, Interval]:
         measured = {}
         for name in measures:
@@ -240,15 +250,12 @@ def _point(
         if len(class_names) > 1:
             hits = {"exclusive": pool.exclusive_counts("distance", above, label)}
             exclusive[name] = cast(ExclusivePoint, over_images(EXCLUSIVE, hits))
-    values = {
-        "threshold": threshold,
-        "source": source,
+    return {
         **over_images([*GATED, "counts_mae"], rows),
         "per_class": per_class,
         "exclusive_recall": exclusive,
         "confusion": {gate: pool.confusion_matrix(gate, above, len(class_names)).tolist() for gate in GATES},
     }
-    return cast(DetectionPoint, values)
 
 
 def _check(

@@ -11,6 +11,7 @@ from jaxtyping import Int64
 
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.metrics.bootstrap import Interval, interval, paired_difference
+from sparseshot_jax.metrics.elkan_noto import threshold_elkan_noto
 from sparseshot_jax.metrics.overlap import (
     best_threshold,
     confusion,
@@ -23,6 +24,7 @@ from sparseshot_jax.metrics.overlap import (
 SOURCES = {  # operating point -> where its threshold comes from
     "fixed": "fixed",
     "carried_over": "validation",
+    "elkan_noto": "validation positives",
     "oracle": "this split",  # chosen on the very images that are scored: an upper bound, no result
 }
 
@@ -32,12 +34,20 @@ class OperatingPoint(TypedDict):
 
     threshold: float
     source: str  # a value of SOURCES
+    c: NotRequired[float]  # of "elkan_noto" alone: `estimate_c`, twice the threshold but for its grid
     dice_image: Interval  # mean over images, both empty = 1
     dice_pooled: Interval  # of the pixels of all images together
     iou_image: Interval
     iou_pooled: Interval
     object_f1: NotRequired[Interval]  # components matched one to one at IoU >= 0.5, pooled
     object_f1_image: NotRequired[Interval]
+
+
+class Carried(TypedDict):
+    """What validation images give to the evaluation of others."""
+
+    threshold_carried: float  # the best one
+    elkan_noto_c: float | None  # None without positives
 
 
 class ImagePoint(TypedDict):
@@ -64,7 +74,9 @@ class Evaluation(TypedDict):
     split: str
     images: int
     level: float  # of the intervals, which are over images
-    operating_points: dict[str, OperatingPoint]  # "carried_over" is absent without validation truth
+    # "carried_over" is absent without dense validation truth, "elkan_noto" without validation positives
+    # and in files of earlier versions.
+    operating_points: dict[str, OperatingPoint]
     dice_by_threshold: dict[str, list[float]]  # "threshold" and pooled "dice", about 100 of each
     reliability: dict  # of `overlap.reliability`
     per_image: list[ImageResult]
@@ -83,11 +95,22 @@ MEASURES = {
 
 
 def operating_thresholds(
-    counts: Int64[np.ndarray, "n 2 b"], threshold_carried: float | None = None
+    counts: Int64[np.ndarray, "n 2 b"],
+    threshold_carried: float | None = None,
+    elkan_noto_c: float | None = None,
 ) -> dict[str, float]:
     """The thresholds at which objects have to be counted before `summarise` is called."""
+    oracle = best_threshold(counts, "pooled Dice")
+    return named_thresholds(oracle, threshold_carried, elkan_noto_c, steps=counts.shape[-1])
+
+
+def named_thresholds(
+    oracle: float, threshold_carried: float | None, elkan_noto_c: float | None, *, steps: int
+) -> dict[str, float]:
+    """Operating point -> threshold, of those that there are; c / 2 on a grid of so many steps."""
     carried = {} if threshold_carried is None else {"carried_over": threshold_carried}
-    return {"fixed": 0.5, **carried, "oracle": best_threshold(counts, "pooled Dice")}
+    corrected = {} if elkan_noto_c is None else {"elkan_noto": threshold_elkan_noto(elkan_noto_c, steps)}
+    return {"fixed": 0.5, **carried, **corrected, "oracle": oracle}
 
 
 def summarise(
@@ -97,6 +120,7 @@ def summarise(
     split: str,
     names: Sequence[str],
     threshold_carried: float | None = None,
+    elkan_noto_c: float | None = None,
     seed: int,
     level: float = 0.95,
 ) -> Evaluation:
@@ -109,18 +133,19 @@ def summarise(
         split: "test", "validation", ...
         names: of the images, in the order of `counts`.
         threshold_carried: chosen on validation images, on the grid of `counts`.
+        elkan_noto_c: `elkan_noto.estimate_c` of validation positives.
         seed: of the bootstrap.
         level: of the intervals.
 
     Raises:
-        InputError: objects were not counted at one of the thresholds; no image.
+        InputError: objects were not counted at one of the thresholds; no image; c out of range.
     """
     if not len(counts) or len(names) != len(counts):
         raise InputError(
             f"An evaluation needs at least one image and a name for each; got {len(counts)} images "
             f"and {len(names)} names."
         )
-    thresholds = operating_thresholds(counts, threshold_carried)
+    thresholds = operating_thresholds(counts, threshold_carried, elkan_noto_c)
     points: dict[str, OperatingPoint] = {}
     images: list[ImageResult] = [{"name": name, "points": {}} for name in names]
     for point, threshold in thresholds.items():
@@ -132,7 +157,8 @@ def summarise(
             for name, (kind, function, pooled) in MEASURES.items()
             if kind in rows
         }
-        points[point] = cast(OperatingPoint, {"threshold": threshold, "source": SOURCES[point], **measured})
+        about = named_point(point, threshold, elkan_noto_c)
+        points[point] = cast(OperatingPoint, {**about, **measured})
         for k, image in enumerate(images):
             image["points"][point] = _image_point({kind: row[k] for kind, row in rows.items()})
     return {
@@ -181,6 +207,12 @@ def check_same_images(evaluation: Mapping[str, Any], baseline: Mapping[str, Any]
             "A paired difference needs two evaluations of the same images in the same order; they "
             f"differ{' in ' + ', '.join(odd) if odd else ' in order'}. Evaluate both on one split."
         )
+
+
+def named_point(point: str, threshold: float, elkan_noto_c: float | None) -> dict[str, Any]:
+    """What an operating point says of its threshold."""
+    estimate = {"c": elkan_noto_c} if point == "elkan_noto" else {}
+    return {"threshold": threshold, "source": SOURCES[point], **estimate}
 
 
 def measured_over_images(

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from sparseshot_jax.metrics import DetectionEvaluation
-from sparseshot_jax.report.figures import INK, Chart, Line, drawn
+from sparseshot_jax.report.figures import INK, Chart, Line, drawn, operating_dots
 
 MISSED, FALSE = "missed", "false alarm"
 
@@ -18,6 +18,7 @@ def f1_chart(evaluations: Mapping[str, DetectionEvaluation]) -> Chart:
         Line(label=name, x=one["curve"]["threshold"], y=one["curve"]["f1_distance"])
         for name, one in evaluations.items()
     ]
+    lines += operating_dots(evaluations, "f1_distance")
     title = f"F1 within {_distance(evaluations)} over thresholds"
     return Chart(title=title, lines=lines, x_label="threshold of p", unit=True)
 

@@ -8,6 +8,7 @@ from sparseshot_jax.report import detection_figures, detection_tables, parts, ta
 POINT_TILES = {
     "fixed": "F1 at p > 0.5",
     "carried_over": "F1 at the validation threshold",
+    "elkan_noto": "F1 at the Elkan\N{EN DASH}Noto threshold",
     "oracle": "F1 at the oracle threshold",
 }
 

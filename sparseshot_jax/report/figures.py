@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sparseshot_jax.metrics import Evaluation
+from sparseshot_jax.report import tables
 
 INK, MUTED, GRID = "#1f2933", "#616e7c", "#e4e7eb"
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -159,7 +160,24 @@ def threshold_chart(evaluations: Mapping[str, Evaluation]) -> Chart:
         Line(label=name, x=e["dice_by_threshold"]["threshold"], y=e["dice_by_threshold"]["dice"])
         for name, e in evaluations.items()
     ]
+    lines += operating_dots(evaluations, "dice_pooled")
     return Chart(title="Pooled Dice over thresholds", lines=lines, x_label="threshold of p", unit=True)
+
+
+def operating_dots(evaluations: Mapping[str, Mapping], measure: str) -> list[Line]:
+    """The operating points of a single evaluation, a dot each; of several they would hide the curves."""
+    if len(evaluations) > 1:
+        return []
+    return [
+        Line(
+            label=f"{tables.POINTS[name]}, {tables.above(point['threshold'])}",
+            x=[point["threshold"]],
+            y=[point[measure]["mean"]],
+            marked=True,
+        )
+        for evaluation in evaluations.values()
+        for name, point in evaluation["operating_points"].items()
+    ]
 
 
 def reliability_chart(evaluations: Mapping[str, Evaluation]) -> Chart:

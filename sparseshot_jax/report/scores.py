@@ -8,6 +8,7 @@ from sparseshot_jax.report import figures, parts, tables
 POINT_TILES = {
     "fixed": "Dice at p > 0.5",
     "carried_over": "Dice at the validation threshold",
+    "elkan_noto": "Dice at the Elkan\N{EN DASH}Noto threshold",
     "oracle": "Dice at the oracle threshold",
 }
 

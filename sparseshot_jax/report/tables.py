@@ -37,12 +37,19 @@ DETECTION = {  # the same for objects; gates and the class of the evaluation fil
 }
 MEASURES = {"segmentation": SEGMENTATION, "detection": DETECTION}
 DEFAULTS = {"segmentation": "dice_pooled", "detection": "f1_distance"}  # what a comparison shows
-COLUMNS = {"fixed": "At p > 0.5", "carried_over": "At validation threshold", "oracle": "Oracle threshold"}
+COLUMNS = {
+    "fixed": "At p > 0.5",
+    "carried_over": "At validation threshold",
+    "elkan_noto": "Elkan\N{EN DASH}Noto threshold",
+    "oracle": "Oracle threshold",
+}
 POINTS = {  # operating point -> how its threshold came about
     "fixed": "fixed",
     "carried_over": "from validation",
+    "elkan_noto": "Elkan\N{EN DASH}Noto",
     "oracle": "oracle",
 }
+CORRECTED = " Elkan\N{EN DASH}Noto: p > c / 2, c the mean {of} of validation."
 ORACLE = " The oracle threshold is the best one on these very images: an upper bound, no result."
 BY_DISTANCE = (  # the same for objects
     " Thresholds other than 0.5 are chosen by distance{too}; the oracle is the best one on these very "
@@ -140,7 +147,7 @@ def results_table(evaluation: Evaluation | DetectionEvaluation, *, remark: str =
         if any(value is not None for value in values):
             cells = [_interval_cell(value, digits=_digits(measure)) for value in values]
             rows.append([Cell(text=_title(evaluation, measure)), *cells])
-    header = [Cell(text=above(p["threshold"]), detail=POINTS[name]) for name, p in points.items()]
+    header = [Cell(text=above(p["threshold"]), detail=_origin(name, p)) for name, p in points.items()]
     left_out = "" if extents_known(evaluation) else f"{POINTS_ONLY}, and is left out."
     caption = f"{remark} {_caption(evaluation)}{left_out}".strip()
     return Table(header=[Cell(text=""), *header], rows=rows, caption=caption)
@@ -153,7 +160,7 @@ def comparison_table(
     baseline: str | None = None,
     seed: int = 0,
 ) -> Table:
-    """One measure of several methods, a row each, at the three operating points.
+    """One measure of several methods, a row each, at every operating point.
 
     Args:
         evaluations: name of the method -> its evaluation; all of one task.
@@ -233,6 +240,10 @@ def tile(title: str, point: str, threshold: float, measured: Interval) -> tuple[
     return title, f"{measured['mean']:.3f}", remark
 
 
+def _origin(name: str, point: Mapping) -> str:
+    return f"{POINTS[name]}\nc = {point['c']:.3g}" if "c" in point else POINTS[name]
+
+
 def _value(evaluation: Mapping, point: str, measure: str) -> Interval | None:
     """A measure at an operating point; None where the evaluation has it not."""
     values = evaluation["operating_points"].get(point, {})
@@ -251,13 +262,17 @@ def _digits(measure: str) -> int:
 
 def _caption(evaluation: Mapping) -> str:
     images, split = evaluation["images"], evaluation["split"]
-    oracle = ORACLE if "oracle" in evaluation["operating_points"] else ""
-    if oracle and task_of(evaluation) == "detection":
-        oracle = BY_DISTANCE.format(too=", for the IoU too" if extents_known(evaluation) else "")
+    points, detection = evaluation["operating_points"], task_of(evaluation) == "detection"
+    thresholds = ORACLE if "oracle" in points else ""
+    if thresholds and detection:
+        thresholds = BY_DISTANCE.format(too=", for the IoU too" if extents_known(evaluation) else "")
+    if "elkan_noto" in points:
+        of = "score of the objects" if detection else "p on the objects"
+        thresholds = CORRECTED.format(of=of) + thresholds
     if images == 1:
-        return f"Split “{split}”, one image, hence no intervals.{oracle}"
+        return f"Split “{split}”, one image, hence no intervals.{thresholds}"
     level = f"{100 * evaluation['level']:g} %"
-    return f"Split “{split}”, {images} images; small: {level} bootstrap intervals over images.{oracle}"
+    return f"Split “{split}”, {images} images; small: {level} bootstrap intervals over images.{thresholds}"
 
 
 def _interval_cell(interval: Interval | None, remark: str = "", sign: str = "", digits: int = 3) -> Cell:

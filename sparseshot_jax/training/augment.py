@@ -38,7 +38,7 @@ def augment(
     *,
     spread: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> tuple[Float[Array, "b h w 3"], Batch]:
-    """A varied float image in [-1, 1] and the batch whose ground, label and objects moved with it.
+    """A varied float image in [-1, 1] and the batch whose ground, label, objects and maps moved with it.
 
     One key gives one result, whatever the devices. Tiles must be square for the rotations. `spread` puts a
     batch back on the devices where it lay before it was turned, while a pixel is still three bytes.
@@ -52,8 +52,26 @@ def augment(
     return image * 2.0 - 1.0, batch
 
 
+def put_back(
+    key: Key[Array, ""], maps: Float[Array, "b m h w"], spec: AugmentSpec
+) -> Float[Array, "b m h w"]:
+    """Maps of what `augment` gave for this key and spec, as the tiles lay before it turned them."""
+    if not spec.dihedral:
+        return maps
+    geometry, _ = jax.random.split(key)
+    rows, columns, swap = _bits(geometry, len(maps))[..., None, None, None]
+    maps = jnp.where(swap, jnp.swapaxes(maps, 2, 3), maps)
+    maps = jnp.where(columns, maps[..., ::-1], maps)
+    return jnp.where(rows, maps[..., ::-1, :], maps)
+
+
+def _bits(key: Key[Array, ""], tiles: int) -> Bool[Array, "3 b"]:
+    """Whether each tile's rows are turned round, then its columns, then the two exchanged."""
+    return jax.random.bernoulli(key, shape=(3, tiles))
+
+
 def _dihedral(key: Key[Array, ""], batch: Batch) -> Batch:
-    bits = jax.random.bernoulli(key, shape=(3, batch.valid.shape[0]))
+    bits = _bits(key, batch.valid.shape[0])
 
     def move(x: Shaped[Array, "b h w *c"]) -> Shaped[Array, "b h w *c"]:
         rows, columns, swap = (bit.reshape(bit.shape + (1,) * (x.ndim - 1)) for bit in bits)
@@ -68,6 +86,7 @@ def _dihedral(key: Key[Array, ""], batch: Batch) -> Batch:
         label=move(batch.label),
         objects=None if batch.objects is None else _moved(batch.objects, bits, batch.image.shape[1]),
         distance=None if batch.distance is None else move(batch.distance),
+        average=None if batch.average is None else jax.vmap(move, 1, 1)(batch.average),
     )
 
 

@@ -22,6 +22,7 @@ from sparseshot_jax.errors import InputError
 from sparseshot_jax.training import checkpoint_s3, processes
 from sparseshot_jax.types import TrainState
 
+_MEMORY = ".memory"  # what a loss remembers of the training pixels
 _COMMITTED = ocp.path.atomicity.COMMIT_SUCCESS_FILE  # orbax writes it last
 
 
@@ -121,7 +122,7 @@ class Checkpoints:
         Args:
             like: arrays, or their shapes and types (`jax.ShapeDtypeStruct`) with shardings. The mesh and the
                 number of processes may be others than at saving. A leaf without a sharding comes whole to
-                this process's first device.
+                this process's first device. Without a memory the stored one is left where it is.
             step: of the checkpoint.
 
         Raises:
@@ -137,7 +138,9 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.PyTreeRestore(
-                        item=flat, restore_args=ocp.checkpoint_utils.construct_restore_args(flat)
+                        item=flat,
+                        restore_args=ocp.checkpoint_utils.construct_restore_args(flat),
+                        partial_restore=True,  # of the memory alone: `_check_shapes`
                     ),
                     position=ocp.args.JsonRestore(),
                 ),
@@ -182,6 +185,8 @@ class Checkpoints:
     def _check_shapes(self, step: int, flat: dict[str, Any]) -> None:
         stored = {name: leaf.shape for name, leaf in self._manager.item_metadata(step)["state"].tree.items()}
         asked = {name: leaf.shape for name, leaf in flat.items()}
+        if _MEMORY not in asked:  # to evaluate
+            stored.pop(_MEMORY, None)
         wrong = [name for name in sorted(stored | asked) if stored.get(name) != asked.get(name)]
         if wrong:
             shapes = f"{stored.get(wrong[0], 'absent')} in place of {asked.get(wrong[0], 'nothing')}"

@@ -1,7 +1,9 @@
 """Detection: every cell and anchor is an element of the loss; METHOD, "Detection".
 
 The loss, its mask included, acts on objectness alone. Box and class terms exist on F only, where an
-annotated object says what is right. All are sums, divided by the number of annotated objects.
+annotated object says what is right. All are sums, divided by the number of annotated objects. What the loss
+remembers of a cell and anchor lies on its pixels, a number for each anchor: tiles lie anywhere, so that the
+next cell there is another, and is told the mean over its own pixels.
 """
 
 import dataclasses
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from sparseshot_jax.models.assign import Assignment, assign, shared_and_union
+from sparseshot_jax.training.memory import of_cells, of_pixels
 from sparseshot_jax.training.objective import Objective, TermsFn, measures, total
 from sparseshot_jax.types import Batch, CellOutput, Hyper, Measures, Targets
 
@@ -31,7 +34,11 @@ def detection(spec: Any, terms: TermsFn) -> Objective:
             heat=spec.head == "centre",
             ignore_iou=hyper.model["ignore_iou"],
         )
-        targets = Targets(ground=assigned.targets.ground, label=assigned.targets.annotated.astype(jnp.int32))
+        targets = Targets(
+            ground=assigned.targets.ground,
+            label=assigned.targets.annotated.astype(jnp.int32),
+            average=of_cells(batch.average, spec.stride),
+        )
         result = terms(output.objectness[..., None], targets, hyper.loss, key)
         weight = assigned.background_weight
         result = dataclasses.replace(result, values=result.values * weight, capped=result.capped * weight)
@@ -46,6 +53,7 @@ def detection(spec: Any, terms: TermsFn) -> Objective:
                 "collisions": total(assigned.collisions),
                 "left_out": total(batch.objects.left_out),
             },
+            average=of_pixels(result.average, spec.stride),
         )
 
     return objective

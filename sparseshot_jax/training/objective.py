@@ -31,6 +31,7 @@ def measures(
     name: str = "",
     parts: Mapping[str, tuple[Scalar, Float[Array, ""]]] | None = None,
     counts: Mapping[str, Float[Array, ""]] | None = None,
+    average: Float[Array, "b m h w"] | None = None,
 ) -> Measures:
     """The sums of one step; a gradient flows through `loss` alone.
 
@@ -42,6 +43,7 @@ def measures(
         name: of the loss's own sum in the log, where there are other parts.
         parts: name -> weight and sum of another term of the loss.
         counts: name -> how often something odd came.
+        average: of each pixel, what the loss remembers.
     """
     p = jax.lax.stop_gradient(p)
     unannotated = targets.valid & ~targets.annotated & ~targets.known_background
@@ -59,4 +61,5 @@ def measures(
         p_annotated=total(jnp.where(targets.annotated, p, 0.0)),
         parts=jax.lax.stop_gradient(shown),
         counts=counts or {},
+        average=average,
     )

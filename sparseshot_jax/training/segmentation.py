@@ -27,7 +27,11 @@ def segmentation(spec: Any, terms: TermsFn) -> Objective:
             logits, depth = models.split_distance(logits)
             distance = total(distance_terms(depth, batch).values)
             parts["distance_loss"] = (hyper.model["distance_weight"], distance)
-        targets = Targets(ground=batch.ground, label=batch.label.astype(jnp.int32))
+        targets = Targets(
+            ground=batch.ground,
+            label=batch.label.astype(jnp.int32),
+            average=None if batch.average is None else batch.average[:, 0],
+        )
         result = terms(logits, targets, hyper.loss, key)
         return measures(
             models.foreground(logits),
@@ -36,6 +40,7 @@ def segmentation(spec: Any, terms: TermsFn) -> Objective:
             weight=losses.reduce.totals(result)[1],
             name="pixel_loss",
             parts=parts,
+            average=None if result.average is None else result.average[:, None],
         )
 
     return objective

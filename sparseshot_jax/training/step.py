@@ -7,6 +7,7 @@ Everything a user tunes is in `Hyper`, a pytree of traced numbers that the loop 
 one compilation serves every threshold, schedule, weight, learning rate and seed.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,8 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from sparseshot_jax import models
 from sparseshot_jax.models.layers import BLOCK, CONVOLUTION
-from sparseshot_jax.training.augment import AugmentSpec, augment
+from sparseshot_jax.training.augment import AugmentSpec, augment, put_back
+from sparseshot_jax.training.memory import recalled, remembered
 from sparseshot_jax.training.objective import Objective
 from sparseshot_jax.types import Batch, Hyper, Measures, TrainState
 
@@ -74,21 +76,25 @@ def make_train_step(
 
     def summed_loss(
         params: Any, stats: Any, batch: Batch, hyper: Hyper, key: Key[Array, ""]
-    ) -> tuple[Float[Array, ""], tuple[Any, Measures]]:
+    ) -> tuple[Float[Array, ""], tuple[Any, Measures, Any]]:
         augment_key, loss_key = jax.random.split(key)
         image, batch = augment(augment_key, batch, augmentation, spread=spread)
         output, stats = apply(params, stats, image, batch.valid)
         measures = objective(output, batch, hyper, loss_key)
-        return measures.loss, (stats, measures)
+        average = measures.average
+        if average is not None:
+            average = put_back(augment_key, average, augmentation)
+        return measures.loss, (stats, dataclasses.replace(measures, average=None), average)
 
     gradient = jax.grad(summed_loss, has_aux=True)
 
     def train_step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Measures]:
         key = jax.random.fold_in(jax.random.key(hyper.seed), state.step)
+        batch = recalled(state.memory, batch)
         if micro_batches == 1:
-            grads, (stats, measures) = gradient(state.params, state.stats, batch, hyper, key)
+            grads, (stats, measures, average) = gradient(state.params, state.stats, batch, hyper, key)
         else:
-            grads, stats, measures = _accumulate(gradient, state, batch, hyper, key, micro_batches)
+            grads, stats, measures, average = _accumulate(gradient, state, batch, hyper, key, micro_batches)
         denominator = jnp.maximum(measures.weight, 1.0)
         grads = jax.tree.map(lambda g: g / denominator, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -96,10 +102,15 @@ def make_train_step(
         ema = None
         if state.ema is not None:
             ema = optax.incremental_update((params, stats), state.ema, 1.0 - hyper.ema_decay)
-        return (
-            TrainState(step=state.step + 1, params=params, stats=stats, opt_state=opt_state, ema=ema),
-            measures,
+        after = TrainState(
+            step=state.step + 1,
+            params=params,
+            stats=stats,
+            opt_state=opt_state,
+            ema=ema,
+            memory=remembered(state.memory, batch, average),
         )
+        return after, measures
 
     return train_step
 
@@ -111,18 +122,21 @@ def _accumulate(
     hyper: Hyper,
     key: Key[Array, ""],
     parts: int,
-) -> tuple[Any, Any, Measures]:
-    """Sums of gradients and measures over `parts` micro-batches, running statistics passed along."""
+) -> tuple[Any, Any, Measures, Any]:
+    """Sums of gradients and measures over `parts` micro-batches, running statistics passed along; and of
+    each tile what the loss remembers."""
 
-    def body(carry: tuple, part: tuple[Batch, Array]) -> tuple[tuple, None]:
+    def body(carry: tuple, part: tuple[Batch, Array]) -> tuple[tuple, Any]:
         grads, stats, measures = carry
         micro, index = part
-        new_grads, (stats, new) = gradient(state.params, stats, micro, hyper, jax.random.fold_in(key, index))
+        new_grads, (stats, new, average) = gradient(
+            state.params, stats, micro, hyper, jax.random.fold_in(key, index)
+        )
         return (
             jax.tree.map(jnp.add, grads, new_grads),
             stats,
             jax.tree.map(jnp.add, measures, new),
-        ), None
+        ), average
 
     # Every part takes examples from every device: element i of the batch goes to part i mod parts.
     split = jax.tree.map(
@@ -132,8 +146,9 @@ def _accumulate(
     one = jax.tree.map(lambda x: x[0], split)
     sums = jax.eval_shape(lambda: gradient(state.params, state.stats, one, hyper, key)[1][1])
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sums)
-    carry, _ = jax.lax.scan(body, (zeros, state.stats, nothing), (split, jnp.arange(parts)))
-    return carry
+    carry, averages = jax.lax.scan(body, (zeros, state.stats, nothing), (split, jnp.arange(parts)))
+    together = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]), averages)
+    return *carry, together
 
 
 def make_eval_step(

@@ -15,9 +15,12 @@ class Task:
 
     objective: Callable[[Any, TermsFn], Objective]  # of a model's spec and a loss's terms
     infer: Callable[[Any], Callable[[Any], Any]]  # of a spec: the model's output -> what `predict` takes
+    elements: Callable[[Any], int]  # of a spec: elements of the loss in one place
 
 
 TASKS = {
-    "segmentation": Task(objective=segmentation, infer=probabilities),
-    "detection": Task(objective=detection, infer=lambda spec: lambda output: output),
+    "segmentation": Task(objective=segmentation, infer=probabilities, elements=lambda spec: 1),
+    "detection": Task(
+        objective=detection, infer=lambda spec: lambda output: output, elements=lambda spec: spec.anchors
+    ),
 }

@@ -11,7 +11,7 @@ from sparseshot_jax.data.labels import LabelSpec
 from sparseshot_jax.data.slides.slide import ArraySlide
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.evaluate import (
-    detection_threshold,
+    carried_from_detections,
     found_objects,
     image_objects,
     measure_detections,
@@ -73,13 +73,15 @@ def test_a_perfect_finder_scores_one_and_ignored_regions_count_nowhere():
         class_names=LABELS.names,
         split="test",
         threshold_carried=0.3,
+        elkan_noto_c=0.62,
         seed=0,
         exclusive_class="a",
         on_case=seen.append,
     )
     assert result["task"] == "detection"
     assert seen == ["one", "two"]
-    for point in ("fixed", "carried_over", "oracle"):
+    assert list(result["operating_points"]) == ["fixed", "carried_over", "elkan_noto", "oracle"]
+    for point in result["operating_points"]:
         values = result["operating_points"][point]
         assert values["f1_distance"]["mean"] == values["f1_iou"]["mean"] == 1.0
         assert values["exclusive_recall"]["a"]["exclusive_recall"]["mean"] == 1.0
@@ -103,7 +105,7 @@ def test_predictions_in_ignored_regions_are_no_false_alarms():
         find, [one], class_names=LABELS.names, split="test", threshold_carried=None, seed=0
     )
     assert result["per_image"][0]["points"]["fixed"]["distance"] == [3, 0, 0]
-    assert "carried_over" not in result["operating_points"]
+    assert list(result["operating_points"]) == ["fixed", "oracle"]
 
 
 @pytest.mark.parametrize(("chosen", "known"), [([0, 1], True), ([1, 2], False), ([], True)])
@@ -133,7 +135,9 @@ def test_the_threshold_to_carry_over_parts_true_from_false():
         score = np.repeat([0.8, 0.7], len(found))
         return ImageObjects(xy_um=both[0], boxes_um=both[1], label=both[2], score=score)
 
-    assert 0.7 <= detection_threshold(find, [case(truth())]) < 0.8
+    carried = carried_from_detections(find, [case(truth()), case(truth(), "two")])
+    assert 0.7 <= carried["threshold_carried"] < 0.8
+    assert carried["elkan_noto_c"] == pytest.approx(0.8)  # what is ignored is no positive
 
 
 def test_what_a_slide_wide_prediction_gives_is_measured_uncut():

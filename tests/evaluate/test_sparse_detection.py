@@ -1,5 +1,7 @@
 """Detections against held-out marks: recall one to one, and the density of predictions."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -107,6 +109,31 @@ def test_windows_are_seen_with_their_surroundings_and_only_what_they_hold_is_cou
     assert counted(reach) == pytest.approx(expected)
     assert all(side % 16 == 0 for shape in seen for side in shape)
     assert counted(0) < expected
+
+
+def faint(images: np.ndarray) -> Detections:
+    """The same spots, those in the left half of what is shown at a score of 0.3, the others at 0.1."""
+    found = detect(images)
+    left = found.boxes_yxyx_px[..., 1] < images.shape[2] / 2
+    return dataclasses.replace(found, score=np.where(left, 0.3, 0.1).astype(np.float32) * found.valid)
+
+
+def test_marks_are_enough_for_the_elkan_noto_threshold():
+    held_out = Annotations.from_points([*(SPOTS[:2] + 0.5), [120.0, 150.0]])  # nothing at the last
+    one = case(Annotations.empty(), held_out)
+    result = measure_sparse_detections(faint, [one], tiles=TILES, multiple=16)
+    assert result["recall"] == result["predicted_per_mm2"] == 0.0
+    corrected = result["elkan_noto"]
+    # An object lies in the middle of its window: a box there begins left of it. A third is missed.
+    assert corrected["c"] == pytest.approx(2 * 0.3 / 3)
+    assert corrected["threshold"] == 0.1
+    assert corrected["recall"] == pytest.approx(2 / 3)
+    there = measure_sparse_detections(faint, [one], tiles=TILES, multiple=16, threshold=0.1)
+    for name in ("recall", "predicted_per_mm2", "threshold"):
+        assert corrected[name] == there[name]
+    assert there["predicted_per_mm2"] > 0
+    unseen = case(Annotations.empty(), held_out.take(np.array([2])))
+    assert "elkan_noto" not in measure_sparse_detections(faint, [unseen], tiles=TILES, multiple=16)
 
 
 def test_one_prediction_does_not_stand_for_two_objects():

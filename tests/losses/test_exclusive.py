@@ -12,7 +12,7 @@ from jax.test_util import check_grads
 from sparseshot_jax import losses
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.losses import Exclusive, FocalExclusive
-from sparseshot_jax.types import Ground, Targets
+from sparseshot_jax.types import Ground, LabelFacts, Targets
 
 # float32 carries 7 digits; a softplus and an exponential cost about one.
 RTOL = 2e-6
@@ -431,10 +431,14 @@ def test_bad_numbers_are_refused(fields, message):
         FocalExclusive(**fields)
 
 
-def test_a_share_sets_the_weight():
-    """METHOD: 0.5 c / (1 - c); c = 1/3 gives 0.25."""
-    assert FocalExclusive(share=1 / 3).hyper(0.5)["alpha"] == pytest.approx(0.25)
-    assert FocalExclusive(share=1 / 3, share_factor=0.25).hyper(0.5)["alpha"] == pytest.approx(0.125)
-    assert FocalExclusive(alpha=0.7).hyper(0.5)["alpha"] == 0.7
-    with pytest.raises(InputError, match="share must be inside"):
-        FocalExclusive(share=1.0)
+def test_an_open_weight_follows_the_share_of_the_labels():
+    """c tau / (1 - c tau): 0.5 * 0.4 / 0.8 = 0.25."""
+    facts = LabelFacts(share=0.5, annotated_fraction=0.1)
+    assert FocalExclusive(alpha=None, decision=0.4).fitted(facts).hyper(0.5)["alpha"] == pytest.approx(0.25)
+    assert FocalExclusive(alpha=0.7).fitted(facts).hyper(0.5)["alpha"] == 0.7
+    with pytest.raises(InputError, match="alpha was left open"):
+        FocalExclusive(alpha=None).hyper(0.5)
+    with pytest.raises(InputError, match="do not tell it"):
+        FocalExclusive(alpha=None).fitted(LabelFacts(share=None, annotated_fraction=0.1))
+    with pytest.raises(InputError, match="decision must be"):
+        FocalExclusive(decision=1.0)

@@ -1,4 +1,4 @@
-"""What holds of every element-wise loss in LOSSES, and of the import of the room."""
+"""What holds of every loss in LOSSES, and of the import of the room."""
 
 import subprocess
 import sys
@@ -11,10 +11,16 @@ import pytest
 
 from sparseshot_jax import losses
 from sparseshot_jax.losses import LOSSES
-from sparseshot_jax.types import Ground, Targets
+from sparseshot_jax.types import Ground, LabelFacts, Targets
 
 every_loss = pytest.mark.parametrize("name", sorted(LOSSES))
 KEY = jax.random.key(0)
+
+
+def spec_of(name):
+    """The loss with its defaults, what they leave open filled in from data."""
+    spec = LOSSES[name]()
+    return spec.fitted(LabelFacts(share=0.3, annotated_fraction=0.1)) if hasattr(spec, "fitted") else spec
 
 
 def batch(k, seed=0, shape=(2, 8, 8)):
@@ -22,13 +28,15 @@ def batch(k, seed=0, shape=(2, 8, 8)):
     ground = rng.integers(0, 4, shape).astype(np.uint8)
     label = (ground == Ground.ANNOTATED) * rng.integers(1, max(k, 2), shape)
     logits = jnp.asarray(rng.normal(0, 2, (*shape, k)), jnp.float32)
-    return logits, Targets(ground=jnp.asarray(ground), label=jnp.asarray(label, jnp.uint8))
+    average = jnp.asarray(rng.uniform(size=shape), jnp.float32)  # for a loss that remembers
+    targets = Targets(ground=jnp.asarray(ground), label=jnp.asarray(label, jnp.uint8), average=average)
+    return logits, targets
 
 
 @every_loss
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_terms_of_a_segmentation_batch(name, k):
-    spec = LOSSES[name]()
+    spec = spec_of(name)
     logits, targets = batch(k)
     terms = jax.jit(spec.terms)(logits, targets, spec.hyper(0.5), KEY)
     chex.assert_shape(jax.tree.leaves(terms), targets.ground.shape)
@@ -45,11 +53,12 @@ def test_terms_of_a_segmentation_batch(name, k):
 @every_loss
 @pytest.mark.parametrize("k", [1, 3])
 def test_known_background_is_never_masked_weighted_or_sampled(name, k):
-    spec = LOSSES[name]()
+    spec = spec_of(name)
     logits, targets = batch(k)
     known = Targets(
         ground=jnp.full_like(targets.ground, Ground.BACKGROUND),
         label=jnp.zeros_like(targets.label),
+        average=targets.average,
     )
     full = losses.two_logits(logits[..., 0]) if k == 1 else logits
     expected = -jax.nn.log_softmax(full)[..., 0]
@@ -65,7 +74,7 @@ def test_known_background_is_never_masked_weighted_or_sampled(name, k):
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_extreme_logits_are_finite_in_value_and_gradient(name, k, dtype):
-    spec = LOSSES[name]()
+    spec = spec_of(name)
     logits, targets = batch(k)
 
     @jax.jit
@@ -83,7 +92,7 @@ def test_extreme_logits_are_finite_in_value_and_gradient(name, k, dtype):
 
 @every_loss
 def test_two_classes_are_one_logit(name):
-    spec = LOSSES[name]()
+    spec = spec_of(name)
     logits, targets = batch(1)
     hyper = spec.hyper(0.7)
     one = spec.terms(logits, targets, hyper, KEY)
@@ -94,7 +103,7 @@ def test_two_classes_are_one_logit(name):
 @every_loss
 def test_every_number_is_traced(name):
     chex.clear_trace_counter()
-    spec = LOSSES[name]()
+    spec = spec_of(name)
     logits, targets = batch(1)
 
     @jax.jit

@@ -116,13 +116,16 @@ def test_nothing_there_and_nothing_said_is_right():
 def test_points_their_sources_and_json():
     truths, predictions = split()
     carried = best_detection_threshold(truths, predictions)
-    found = summarised(truths, predictions, threshold_carried=0.35, exclusive_class="inflammatory")
+    carry = {"threshold_carried": 0.35, "elkan_noto_c": 0.4472}
+    found = summarised(truths, predictions, exclusive_class="inflammatory", **carry)
     points = found["operating_points"]
     assert {name: (p["threshold"], p["source"]) for name, p in points.items()} == {
         "fixed": (0.5, "fixed"),
         "carried_over": (0.35, "validation"),
+        "elkan_noto": (0.22, "validation positives"),
         "oracle": (carried, "this split"),
     }
+    assert {name: p["c"] for name, p in points.items() if "c" in p} == {"elkan_noto": 0.4472}
     assert found["task"] == "detection"
     for point in points.values():
         for measure in POINT_MEASURES:
@@ -228,6 +231,10 @@ def test_paired_differences_also_between_points():
         assert gain["mean"] == pytest.approx(values[0] - values[1], abs=1e-12)
         assert gain["low"] <= gain["mean"] <= gain["high"]
     assert detection_difference(one, other, seed=0)["low"] > 0
+    both = [summarised(truths, said, elkan_noto_c=0.5) for said in (predictions, worse)]
+    gain = detection_difference(*both, point="elkan_noto", seed=0)
+    means = [one["operating_points"]["elkan_noto"]["f1_distance"]["mean"] for one in both]
+    assert gain["mean"] == pytest.approx(means[0] - means[1], abs=1e-12)
     across = detection_difference(one, one, point="oracle", baseline_point="fixed", seed=0)
     points = one["operating_points"]
     expected = points["oracle"]["f1_distance"]["mean"] - points["fixed"]["f1_distance"]["mean"]

@@ -30,19 +30,23 @@ def objects_at(thresholds: dict[str, float]) -> dict[float, np.ndarray]:
     return {t: np.array([[k, 1, 2] for k in range(6)]) for t in thresholds.values()}
 
 
-def test_three_operating_points_with_their_sources():
+def test_operating_points_with_their_sources():
     counts = counted(0.2)
-    objects = objects_at(operating_thresholds(counts, 0.4))
-    found = summarise(counts, objects, split="test", names=NAMES, threshold_carried=0.4, seed=0)
+    objects = objects_at(operating_thresholds(counts, 0.4, 0.6472))
+    carried = {"threshold_carried": 0.4, "elkan_noto_c": 0.6472}
+    found = summarise(counts, objects, split="test", names=NAMES, seed=0, **carried)
     assert found["task"] == "segmentation"
     points = found["operating_points"]
     assert {name: (p["threshold"], p["source"]) for name, p in points.items()} == {
         "fixed": (0.5, "fixed"),
         "carried_over": (0.4, "validation"),
+        "elkan_noto": (0.324, "validation positives"),
         "oracle": (best_threshold(counts), "this split"),
     }
     assert points["carried_over"]["dice_image"]["mean"] == pytest.approx(dice(counts, 0.4).mean(), abs=1e-12)
     assert points["carried_over"]["dice_pooled"]["mean"] == dice(counts.sum(0), 0.4)
+    assert {name: p["c"] for name, p in points.items() if "c" in p} == {"elkan_noto": 0.6472}
+    assert points["elkan_noto"]["dice_pooled"]["mean"] == dice(counts.sum(0), 0.324)
     assert points["oracle"]["dice_pooled"]["mean"] >= points["fixed"]["dice_pooled"]["mean"]
     assert points["fixed"]["object_f1"]["mean"] == dice_of(np.array([15, 6, 12]))
     curve = dict(zip(found["dice_by_threshold"]["threshold"], found["dice_by_threshold"]["dice"]))
@@ -75,12 +79,29 @@ def test_difference_from_stored_counts():
         assert 0 < gain["low"] < gain["mean"] < gain["high"]
 
 
+def test_the_rows_of_images_are_enough_for_a_paired_bootstrap_at_the_elkan_noto_point():
+    one, other = (
+        json.loads(json.dumps(summarise(counted(noise), split="test", names=NAMES, elkan_noto_c=c, seed=0)))
+        for noise, c in ((0.2, 0.66), (0.5, 0.5))
+    )
+    for measure in ("dice_pooled", "dice_image", "iou_image"):
+        gain = difference(one, other, point="elkan_noto", measure=measure, seed=0)
+        means = [e["operating_points"]["elkan_noto"][measure]["mean"] for e in (one, other)]
+        assert gain["mean"] == pytest.approx(means[0] - means[1], abs=1e-12)
+        assert gain["low"] < gain["mean"] < gain["high"]
+    old = summarise(counted(0.2), split="test", names=NAMES, seed=0)
+    with pytest.raises(InputError, match="elkan_noto"):
+        difference(one, old, point="elkan_noto", seed=0)
+
+
 def test_what_does_not_fit_is_refused():
     counts = counted(0.2)
     with pytest.raises(InputError, match=r"0\.5 is missing"):
         summarise(counts, {0.3: np.zeros((6, 3), int)}, split="test", names=NAMES, seed=0)
     with pytest.raises(InputError, match="at least one image"):
         summarise(counts[:0], split="test", names=[], seed=0)
+    with pytest.raises(InputError, match=r"in \(0, 1\]; got 0"):
+        summarise(counts, split="test", names=NAMES, elkan_noto_c=0.0, seed=0)
     with pytest.raises(InputError, match="6 images and 1 names"):
         summarise(counts, split="test", names=["one"], seed=0)
     full = summarise(counts, split="test", names=NAMES, seed=0)

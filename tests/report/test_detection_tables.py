@@ -26,7 +26,12 @@ def test_results_name_the_gates_and_every_measure(detections):
         "Count error an image",
         "Exclusive recall, round",
     ]
-    assert [cell.detail for cell in table.header[1:]] == ["fixed", "from validation", "oracle"]
+    assert [cell.detail for cell in table.header[1:]] == [
+        "fixed",
+        "from validation",
+        "Elkan\N{EN DASH}Noto\nc = 0.614",
+        "oracle",
+    ]
     fixed = detections["sharp"]["operating_points"]["fixed"]
     assert table.rows[0][1].text == f"{fixed['f1_distance']['mean']:.3f}"
     assert table.rows[6][1].text == f"{fixed['counts_mae']['mean']:.1f}"

@@ -57,4 +57,21 @@ def test_comparison_has_a_curve_for_each_method(log, evaluations):
     reliability = figures.reliability_chart(evaluations)
     assert [line.label.split(" (")[0] for line in reliability.lines] == ["sharp", "dull <&>", "calibrated"]
     ET.fromstring(reliability.svg())
-    ET.fromstring(figures.threshold_chart(evaluations).svg())
+    curves = figures.threshold_chart(evaluations)
+    assert [line.label for line in curves.lines] == list(evaluations)
+    ET.fromstring(curves.svg())
+
+
+def test_of_one_run_the_operating_points_lie_on_its_curve(evaluations):
+    chart = figures.threshold_chart({"this run": evaluations["sharp"]})
+    curve, *dots = chart.lines
+    assert [dot.label.split(",")[0] for dot in dots] == [
+        "fixed",
+        "from validation",
+        "Elkan\N{EN DASH}Noto",
+        "oracle",
+    ]
+    for dot in dots:
+        # the curve has a value every 0.01 and is smooth
+        assert np.interp(dot.x[0], curve.x, curve.y) == pytest.approx(dot.y[0], abs=0.02)
+    ET.fromstring(chart.svg())

@@ -14,9 +14,10 @@ def text_of(table) -> str:
     return console.file.getvalue().replace("\N{NO-BREAK SPACE}", " ")
 
 
-def test_results_name_the_three_operating_points_and_every_measure(evaluations):
+def test_results_name_every_operating_point_and_every_measure(evaluations):
     text = text_of(results_table(evaluations["sharp"]))
-    for word in ("p > 0.5", "p > 0.4", "from validation", "oracle", "Object F1", "upper"):
+    words = ("p > 0.5", "p > 0.4", "from validation", "p > 0.307", "Elkan\N{EN DASH}Noto", "c = 0.614")
+    for word in (*words, "oracle", "Object F1", "upper", "p > c / 2"):
         assert word in text
     point = evaluations["sharp"]["operating_points"]["fixed"]["dice_pooled"]
     assert f"{point['mean']:.3f}" in text
@@ -26,12 +27,22 @@ def test_results_name_the_three_operating_points_and_every_measure(evaluations):
 
 def test_results_without_validation_or_objects_have_no_such_column_or_row(evaluations):
     bare = copy.deepcopy(evaluations["sharp"])
-    del bare["operating_points"]["carried_over"]
+    del bare["operating_points"]["carried_over"], bare["operating_points"]["elkan_noto"]
     for point in bare["operating_points"].values():
         del point["object_f1"]
     text = text_of(results_table(bare))
     assert "validation" not in text
     assert "Object F1" not in text
+
+
+def test_files_without_the_elkan_noto_point_are_shown_without_it(evaluations):
+    old = copy.deepcopy(evaluations["sharp"])
+    del old["operating_points"]["elkan_noto"]
+    assert "Elkan" not in text_of(results_table(old))
+    assert [cell.text for cell in comparison_table({"old": old}).header][-1] == "Oracle threshold"
+    beside = comparison_table({"old": old, "sharp": evaluations["sharp"]})
+    at = [cell.text for cell in beside.header].index("Elkan\N{EN DASH}Noto threshold")
+    assert [row[at].text == "-" for row in beside.rows] == [True, False]
 
 
 def test_comparison_shows_the_paired_difference_with_its_sign(evaluations):
@@ -41,7 +52,7 @@ def test_comparison_shows_the_paired_difference_with_its_sign(evaluations):
     assert dull[-1].text == "baseline"
     backward = comparison_table(evaluations, baseline="sharp")
     assert backward.rows[1][-1].text == "-" + sharp[-1].text[1:]
-    assert len(comparison_table(evaluations).header) == 4
+    assert len(comparison_table(evaluations).header) == 5
 
 
 def test_comparison_of_another_measure(evaluations):

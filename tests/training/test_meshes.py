@@ -14,15 +14,16 @@ import pytest
 from flax import nnx
 
 from sparseshot_jax import programs
-from sparseshot_jax.losses import LOSSES, Official
+from sparseshot_jax.losses import LOSSES, Official, Remembers
 from sparseshot_jax.models import UNetSpec, YolloSpec
 from sparseshot_jax.training.augment import AugmentSpec
 from sparseshot_jax.training.optimizer import OptimizerSpec
 from sparseshot_jax.training.sharding import MeshSpec, make_layout
 from sparseshot_jax.training.step import init_state
-from sparseshot_jax.types import Batch, Ground, Hyper, Objects
+from sparseshot_jax.types import Batch, Ground, Hyper, LabelFacts, Objects
 
 TILES, SIDE, CLASSES = 8, 32, 2
+CANVAS = (120, 72)  # pixels that a loss may remember
 ONE = (1, 1, 1)
 MESHES = [(8, 1, 1), (4, 2, 1), (2, 1, 4), (1, 1, 8)]
 ALL_AXES = (2, 2, 2)
@@ -107,10 +108,16 @@ class Step:
     text: str  # the compiled program
 
 
+def loss_of(name):
+    """With its defaults, what they leave open filled in from data."""
+    loss = LOSSES[name]()
+    return loss.fitted(LabelFacts(share=0.3, annotated_fraction=0.1)) if hasattr(loss, "fitted") else loss
+
+
 @functools.cache
 def step(kind, loss_name, mesh, options=PLAIN, form="cpu", tiles=TILES, side=SIDE):
     """One step of a model and loss on a mesh, by the program that training runs."""
-    options, loss = dict(options), LOSSES[loss_name]()
+    options, loss = dict(options), loss_of(loss_name)
     spec = dataclasses.replace(MODELS[kind], form=form)
     layout = make_layout(MeshSpec(**dict(zip(("data", "fsdp", "space"), mesh)), shard_from=64))
     shape = programs.Form(
@@ -122,8 +129,14 @@ def step(kind, loss_name, mesh, options=PLAIN, form="cpu", tiles=TILES, side=SID
     )
     with mock.patch.object(programs, "make_optimizer", return_value=KEPT):
         pure = programs.step_of(shape, layout)
-    before = layout.place_state(start(spec, options["ema"]))
-    batch = layout.place(draw(kind, tiles, side, options["padding"]))
+    before = start(spec, options["ema"])
+    batch = draw(kind, tiles, side, options["padding"])
+    if isinstance(loss, Remembers):  # some of the tiles overlap
+        memory = np.random.default_rng(1).uniform(size=(1, *CANVAS)).astype(np.float32)
+        place = np.random.default_rng(2).integers(0, np.array(CANVAS) - side + 1, (tiles, 2))
+        before = dataclasses.replace(before, memory=memory)
+        batch = dataclasses.replace(batch, place=place.astype(np.int32))
+    before, batch = layout.place_state(before), layout.place(batch)
     # Code that is made quickly: it runs once.
     jitted = jax.jit(pure, compiler_options={"xla_backend_optimization_level": 0})
     compiled = jitted.lower(before, batch, hyper(spec, loss)).compile()
@@ -149,6 +162,7 @@ def assert_same_step(ours, one):
     assert_leaves_near(ours.after.stats, one.after.stats, 1e-5)
     assert_leaves_near(ours.after.params, one.after.params, 1e-4)
     assert_leaves_near(ours.after.ema, one.after.ema, 1e-4)
+    assert_leaves_near(ours.after.memory, one.after.memory, 1e-5)
 
 
 def assert_worth_comparing(one, loss_name):
@@ -193,6 +207,16 @@ def test_detector(mesh):
 def test_augmented_padded_in_micro_batches_with_an_average(kind, loss_name):
     """On a mesh of all three axes, parts of the forward pass computed again."""
     check(kind, loss_name, ALL_AXES, FULL)
+
+
+@SLOW
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_what_a_loss_remembers(kind):
+    """Read and written on a mesh of all three axes, the memory split over one of them."""
+    check(kind, "elr", ALL_AXES, FULL)
+    one = step(kind, "elr", ONE, FULL)
+    changed = np.asarray(one.after.memory) != np.asarray(one.before.memory)
+    assert 0.3 < changed.mean() < 0.9
 
 
 @SLOW

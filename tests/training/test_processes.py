@@ -202,4 +202,4 @@ def test_a_verb_that_is_not_shared_refuses_the_flags(call, verb):
         assert status == 2
         words = " ".join(output.split())
         assert f"error: {verb} runs as one process" in words
-        assert "are for train, evaluate, predict, ablate, report, profile. Leave them out." in words
+        assert "are for train, evaluate, predict, ablate, curve, report, profile. Leave them out." in words

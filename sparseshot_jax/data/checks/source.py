@@ -28,7 +28,7 @@ def unchecked(source: Source, labels: LabelSpec, seed: int) -> list[Subject]:
     if isinstance(source, FolderSource):
         whole = dataclasses.replace(source, keep=1.0)
     elif isinstance(source, SlideSource):
-        whole = dataclasses.replace(source, keep=1.0, hold_out=0.0, truth="")
+        whole = dataclasses.replace(source, keep=1.0, hold_out=0.0, train_keep=1.0, truth="")
     else:
         return subjects_of(source.load(labels, seed), labels)
     # Without named classes no class is unknown. Radii of classes play no part in reading.

@@ -126,7 +126,8 @@ def ground_map(case: Subject, side_px: int) -> tuple[np.ndarray, float]:
     strips = []
     for y in range(0, height, _STRIP_ROWS):
         rows = min(_STRIP_ROWS, height - y)
-        strips.append(maps.draw(Window(x_px=0.0, y_px=y * scale, width=width, height=rows, scale=scale))[0])
+        window = Window(x_px=0.0, y_px=y * scale, width=width, height=rows, scale=scale)
+        strips.append(maps.draw(window, ring=True)[0])
     return np.concatenate(strips), scale
 
 

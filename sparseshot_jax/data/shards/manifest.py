@@ -157,7 +157,8 @@ def read_manifest(root: str) -> Manifest:
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     """What shards are made of, with what earlier versions of the program did not write."""
-    labels = {"unknown_class": [], "class_radius_um": [], **config["labels"]}
+    absent = {"unknown_class": [], "class_radius_um": [], "share": None, "ring_um": None}
+    labels = absent | config["labels"]
     return {"needs": dataclasses.asdict(Needs()), **config, "labels": labels}
 
 

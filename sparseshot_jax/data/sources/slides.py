@@ -44,6 +44,7 @@ class SlideSource:
     mpp: float | None = None  # micrometres a level-0 pixel; None = as the file says
     keep: float = 1.0  # share of the marked objects that is used at all, (0, 1]
     hold_out: float = 0.2  # share of those kept from training, [0, 1)
+    train_keep: float = 1.0  # share of the rest that training is told of, (0, 1]; what is held out stays
     block_um: float = 250.0  # side of the hold-out's blocks, micrometres
 
     def load(self, labels: LabelSpec, seed: int) -> Splits:
@@ -149,7 +150,7 @@ class SlideSource:
     def _thin(
         self, given: Annotations, labels: LabelSpec, name: str, mpp: float, seed: int
     ) -> tuple[Annotations, Annotations | None]:
-        """The share to keep, then the hold-out among it."""
+        """The share to keep, the hold-out among it, and of the rest what training is told of."""
         gone = np.zeros(len(given), bool)
         objects = np.flatnonzero(wanted(given, labels))
         kept = nested_subset(len(objects), self.keep, seed=seed, dataset="slides", image=name)
@@ -159,6 +160,9 @@ class SlideSource:
             given.centroids_px[left], self.hold_out, seed=seed, block_px=self.block_um / mpp
         )
         gone[left[held]] = True
+        rest = left[~held]
+        told = nested_subset(len(rest), self.train_keep, seed=seed, dataset="slides told", image=name)
+        gone[rest[~told]] = True
         held_out = given.take(left[held]) if held.any() else None
         return without(given, gone, labels), held_out
 

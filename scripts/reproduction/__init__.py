@@ -1,0 +1,1 @@
+"""The parts of scripts/reproduce_tables.py: what is trained, how it is run, how it is shown."""

@@ -1,0 +1,199 @@
+"""What training data say of their labels, and the loss that takes its open numbers from it."""
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sparseshot_jax import experiment, label_facts
+from sparseshot_jax.config import ExperimentConfig, PredictSpec, TrainSpec
+from sparseshot_jax.data.labels import LabelSpec, wanted
+from sparseshot_jax.data.sources import FolderSource, SlideSource
+from sparseshot_jax.data.tiles import TileSpec
+from sparseshot_jax.errors import InputError
+from sparseshot_jax.losses import NNPU, CrossEntropy, EarlyLearning, FocalExclusive
+from sparseshot_jax.losses.share import share_weight
+from sparseshot_jax.models import UNetSpec, YolloSpec
+from sparseshot_jax.training.log import read_rows
+from sparseshot_jax.training.sharding import MeshSpec
+
+SIDE, CELLS, CELL = 64, 16, 8  # 16 squares of 8 x 8 pixels on a grid of 16
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    for name in ("images", "instances"):
+        (root / name).mkdir()
+    ids = np.zeros((SIDE, SIDE), np.uint16)
+    for k in range(CELLS):
+        y, x = 16 * (k // 4) + 4, 16 * (k % 4) + 4
+        ids[y : y + CELL, x : x + CELL] = k + 1
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        image = np.where(ids[..., None] > 0, 110, 220) + rng.integers(-9, 9, (SIDE, SIDE, 3))
+        Image.fromarray(image.astype(np.uint8)).save(root / "images" / f"{name}.png")
+        Image.fromarray(ids).save(root / "instances" / f"{name}.png")
+    return ExperimentConfig(
+        name="facts",
+        data=FolderSource(root=str(root), train=("a",), validation=("b",), mpp=0.5, keep=0.25),
+        tiles=TileSpec(tile_px=SIDE, mpp=0.5, min_tissue=0.0, annotated_share=0.0),
+        model=UNetSpec(base=2, depth=1),
+        loss=FocalExclusive(alpha=None, decision=0.4),
+        train=TrainSpec(steps=2, batch_size=2, log_every=1, threads=1, mesh=MeshSpec(data=1)),
+        predict=PredictSpec(core_px=64, tissue_only=False),
+    )
+
+
+def facts_of(config, splits=None, tiles=None):
+    splits = splits or config.data.load(config.labels, config.seed)
+    facts = label_facts.label_facts(config, splits, tiles or experiment.training_tiles(config, splits))
+    return label_facts.with_facts(config, facts, note=lambda text: None)
+
+
+class Faulty:
+    """Training tiles of which some cannot be read."""
+
+    def __init__(self, tiles, readable):
+        self.tiles, self.readable, self.asked = tiles, readable, 0
+
+    def __len__(self):
+        return len(self.tiles) * 8  # more than there are, so that several are looked at
+
+    def read(self, place, rng):
+        self.asked += 1
+        if place % 8 not in self.readable:
+            raise InputError("a.png: damaged.")
+        return self.tiles.read(place // 8, rng)
+
+
+def with_prior(config, **fields):
+    return dataclasses.replace(config, loss=NNPU(), **fields)
+
+
+def test_the_share_is_counted(config):
+    told, facts = facts_of(config)
+    assert facts["share"] == 0.25
+    loss: Any = told.loss
+    assert loss.alpha == facts["loss"]["alpha"] == pytest.approx(share_weight(0.25, 0.4))
+
+
+def test_the_prior_of_pixels_is_counted(config):
+    told, facts = facts_of(with_prior(config))
+    fraction = 0.25 * CELLS * CELL**2 / SIDE**2
+    assert facts["annotated_fraction"] == pytest.approx(fraction)
+    loss: Any = told.loss
+    assert loss.prior == facts["loss"]["prior"] == pytest.approx(3 * fraction / (1 - fraction))
+
+
+@pytest.mark.parametrize("anchors", [1, 3])
+def test_the_elements_of_a_detector_are_its_cells_times_their_anchors(config, anchors):
+    model = YolloSpec(width=4, depth=2, stride=4, anchors=anchors)
+    _, facts = facts_of(with_prior(config, model=model))
+    assert facts["annotated_fraction"] == pytest.approx(0.25 * CELLS / ((SIDE / 4) ** 2 * anchors))
+
+
+def test_tiles_are_read_only_for_a_loss_that_asks_for_the_prior(config):
+    splits = config.data.load(config.labels, config.seed)
+    for loss in (FocalExclusive(alpha=None), CrossEntropy(background_weight=None)):
+        _, facts = facts_of(dataclasses.replace(config, loss=loss), splits, tiles=NoTiles())
+        assert facts["annotated_fraction"] is None
+    with pytest.raises(AssertionError, match="read"):
+        facts_of(with_prior(config), splits, tiles=NoTiles())
+
+
+class NoTiles:
+    def __len__(self):
+        return 1
+
+    def read(self, place, rng):
+        raise AssertionError("read")
+
+
+def test_a_tile_that_cannot_be_read_is_passed_over(config):
+    splits = config.data.load(config.labels, config.seed)
+    tiles = Faulty(experiment.training_tiles(config, splits), readable=(3, 5))
+    _, facts = facts_of(with_prior(config), splits, tiles)
+    assert tiles.asked == 8 * len(tiles.tiles) > 1
+    assert facts["annotated_fraction"] == pytest.approx(0.25 * CELLS * CELL**2 / SIDE**2)
+    with pytest.raises(InputError, match=r"none of 8 training tiles can be read.*a\.png: damaged"):
+        facts_of(with_prior(config), splits, Faulty(tiles.tiles, readable=()))
+
+
+def test_tiles_without_a_mark_tell_no_prior(config):
+    splits = config.data.load(config.labels, config.seed)
+    bare = dataclasses.replace(
+        splits,
+        train=tuple(
+            dataclasses.replace(case, given=case.given.take(np.zeros(0, int))) for case in splits.train
+        ),
+    )
+    with pytest.raises(InputError, match=r"none of 1 training tiles holds an annotated object.*loss\.prior"):
+        facts_of(with_prior(config, labels=LabelSpec(share=0.3)), bare)
+
+
+def test_what_is_said_of_the_marks_wins_and_shrinks_with_them(config):
+    _, facts = facts_of(dataclasses.replace(config, labels=LabelSpec(share=0.8)))
+    assert facts["share"] == pytest.approx(0.8 * 0.25)
+
+
+def test_marks_that_are_held_out_are_unmarked_objects_to_the_training(config):
+    """Of 100 objects 50 have marks; 25 are used, 5 of them held out, and of the other 20 training has 15."""
+    data = SlideSource(keep=0.5, hold_out=0.2, train_keep=0.75)
+    slides = dataclasses.replace(config, data=data, labels=LabelSpec(share=0.5))
+    assert label_facts.told_share(slides) == pytest.approx(0.15)
+    assert label_facts.told_share(dataclasses.replace(slides, labels=LabelSpec())) is None
+
+
+def test_the_share_told_of_a_slide_is_that_of_the_marks_training_has(config, tmp_path):
+    """With dense marks in the file, labels.share 1, it is what can be counted."""
+    image, ids = (
+        np.asarray(Image.open(f"{config.data.root}/{name}/a.png")) for name in ("images", "instances")
+    )
+    Image.fromarray(np.tile(image, (4, 4, 1))).save(tmp_path / "slide.png")
+    y, x = np.nonzero(np.tile(ids, (4, 4)))
+    middles = np.unique(np.stack([x // 16 * 16 + 7.5, y // 16 * 16 + 7.5], axis=1), axis=0)
+    rows = "".join(f"{one},{other},cell\n" for one, other in middles)
+    (tmp_path / "slide.csv").write_text("x,y,class\n" + rows)
+    data = SlideSource(slides=(str(tmp_path / "slide.png"),), mpp=0.5, hold_out=0.2, block_um=16.0)
+    slides = dataclasses.replace(config, data=data, labels=LabelSpec(share=1.0))
+    (case,) = data.load(slides.labels, 0).train
+    assert len(middles) == 16 * CELLS
+    counted = wanted(case.given, case.labels).sum() / len(middles)
+    assert label_facts.told_share(slides) == pytest.approx(counted, abs=0.05)
+
+
+def test_a_loss_with_all_its_numbers_asks_for_nothing(config):
+    closed = dataclasses.replace(config, loss=CrossEntropy(background_weight=0.3))
+    assert facts_of(closed) == (closed, {})
+
+
+def test_without_dense_truth_the_share_has_to_be_said(config):
+    splits = config.data.load(config.labels, config.seed)
+    blind = dataclasses.replace(
+        splits, train=tuple(dataclasses.replace(case, truth=None) for case in splits.train)
+    )
+    assert label_facts.counted_share(blind.train) is None
+    with pytest.raises(InputError, match=r"labels\.share 0\.3"):
+        facts_of(config, blind)
+
+
+def test_a_run_trains_with_the_weight_and_records_where_it_came_from(config, tmp_path):
+    notes = []
+    folder = tmp_path / "run"
+    experiment.train(config, folder, reporter=experiment.Reporter(note=notes.append))
+    assert json.loads((folder / "config.json").read_text())["loss"]["alpha"] is None
+    assert json.loads((folder / "label_facts.json").read_text())["share"] == 0.25
+    assert any("25.0% of the objects" in note and "loss.alpha = 0.1111" in note for note in notes)
+    trained = [row for row in read_rows(folder / "log.jsonl") if row["event"] == "train"]
+    assert trained[0]["alpha"] == pytest.approx(share_weight(0.25, 0.4))
+
+
+def test_a_run_warns_where_early_learning_starts_too_low(config, tmp_path):
+    warnings = []
+    low = dataclasses.replace(config, loss=EarlyLearning(), model=UNetSpec(base=2, depth=1, prior=0.05))
+    experiment.train(low, tmp_path / "run", reporter=experiment.Reporter(warn=warnings.append))
+    assert any("--model.prior 0.25" in warning for warning in warnings)
