@@ -222,7 +222,7 @@ def _suggested(trial: Any, one: Axis) -> str:
 
 def _optuna() -> Any:
     try:
-        import optuna
+        import optuna  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(
             "--optuna needs the package optuna, which is not installed. Run: pip install "
