@@ -99,7 +99,7 @@ def with_facts(
     if facts.annotated_fraction is not None:
         parts.append(f"{facts.annotated_fraction:.2%} of the ground")
     values = ", ".join(f"loss.{name} = {value:.4g}" for name, value in filled.items())
-    note(f"{' and '.join(parts)} {'are' if parts[1:] else 'is'} annotated: {values}.")
+    note(f"{' and '.join(parts)} are annotated: {values}.")
     return dataclasses.replace(config, loss=fitted), dataclasses.asdict(facts) | {"loss": filled}
 
 
