@@ -18,7 +18,7 @@ from sparseshot_jax.data.tiles import tile_index
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.evaluate import by_truth, pixel_counts
 from sparseshot_jax.label_facts import label_facts, object_sizes_px, with_facts
-from sparseshot_jax.losses import EarlyLearning, Remembers
+from sparseshot_jax.losses import Cautious, Remembers
 from sparseshot_jax.programs import compilations, form_of, fresh_state, hyper_schedule, train_program
 from sparseshot_jax.report import write_report
 from sparseshot_jax.run import Run, load, run_of
@@ -136,7 +136,7 @@ def opened(
     for note in splits.notes:
         reporter.note(note)
 
-    if isinstance(config.loss, EarlyLearning):
+    if isinstance(config.loss, Cautious):
         for caution in config.loss.cautions(getattr(config.model, "prior", 1.0)):
             reporter.warn(caution)
     facts = label_facts(config, splits, tiles) if facts is None else facts

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -112,6 +112,18 @@ def left_of(groups: Sequence[Group], rest: Collection[Trial]) -> list[Group]:
     names = {trial.name for trial in rest}
     left = [tuple(trial for trial in group.trials if trial.name in names) for group in groups]
     return [dataclasses.replace(group, trials=some) for group, some in zip(groups, left) if some]
+
+
+def groups_of(
+    groups: Sequence[Group], rows_of: Callable[[Group], Iterable[Mapping[str, Any]]]
+) -> Callable[[list[Trial]], Iterator[tuple[Sequence[Trial], Iterable[Mapping[str, Any]]]]]:
+    """What `ablate.run_trials` asks for: trials still to be run -> their groups, each with its rows.
+
+    Args:
+        groups: of all trials, those that are done too.
+        rows_of: trains and scores a group; called when its turn comes.
+    """
+    return lambda rest: ((group.trials, rows_of(group)) for group in left_of(groups, rest))
 
 
 def programs_expected(config: ExperimentConfig, groups: Sequence[Group]) -> int:

@@ -87,10 +87,7 @@ class Bench:
         progress = _Told(self.console, f"{name}, {phase}", len(trials))
         ablate.run_trials(
             trials,
-            lambda rest: (
-                (group.trials, sweep.run_group(config, group, folder))
-                for group in sweep.left_of(groups, rest)
-            ),
+            sweep.groups_of(groups, functools.partial(sweep.run_group, config, folder=folder)),
             folder / "results.jsonl",
             on_done=progress.done,
         )

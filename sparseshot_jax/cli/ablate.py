@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import tyro
 
-from sparseshot_jax.cli.arguments import assignment, config_path, stoppable
+from sparseshot_jax.cli.arguments import config_path, config_with, stoppable
 from sparseshot_jax.cli.show import show_rows, show_spread
 from sparseshot_jax.console import CONSOLE, say
 from sparseshot_jax.errors import InputError
@@ -72,7 +72,6 @@ class Ablate:
 
 def ablate(arguments: list[str]) -> None:
     """`sparseshot ablate ...`."""
-    from sparseshot_jax import config as configs
     from sparseshot_jax import run_folder, sweep
     from sparseshot_jax.ablate import check_once
     from sparseshot_jax.console import sweep_progress
@@ -80,9 +79,7 @@ def ablate(arguments: list[str]) -> None:
 
     path, rest = config_path(arguments, "ablate")
     chosen = tyro.cli(Ablate, prog=f"sparseshot ablate {path}", args=rest)
-    config = configs.load_config(path)
-    for text in chosen.set:
-        config = configs.override(config, *assignment(text))
+    config = config_with(path, chosen.set)
     known = _known_trials(chosen)
     check_once([trial.name for trial in known], "the trials of the sweep")
     devices = sweep.trial_devices(config, chosen.together)
@@ -128,15 +125,14 @@ class _Running:
         groups = sweep.grouped(self.config, trials, self.devices)
         self.progress.add({t.name: sweep.trial_config(self.config, t).train.steps for t in trials})
 
-        def groups_of(rest: list[Any]) -> Iterator[tuple[Sequence[Any], Iterator[Mapping[str, Any]]]]:
-            for group in sweep.left_of(groups, rest):
-                self.groups.append(group)
-                options = {"reporter_of": self.progress.reporter_of, "scoring": scoring}
-                yield group.trials, sweep.run_group(self.config, group, self.folder, **options)
+        def rows_of(group: Any) -> Iterator[Mapping[str, Any]]:
+            self.groups.append(group)
+            options = {"reporter_of": self.progress.reporter_of, "scoring": scoring}
+            return sweep.run_group(self.config, group, self.folder, **options)
 
         return ablate.run_trials(
             trials,
-            groups_of,
+            sweep.groups_of(groups, rows_of),
             self.folder / "results.jsonl",
             on_done=lambda trial, row: self.progress.done(trial.name, row),
             complete=scoring.complete,

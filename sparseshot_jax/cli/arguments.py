@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,20 @@ def with_config(kind: Any, arguments: list[str], verb: str) -> Any:
         default=kind(config=default),
         config=(tyro.conf.AvoidSubcommands,),
     )
+
+
+def config_with(path: str, assignments: Iterable[str]) -> Any:
+    """The config of a file with every FIELD=VALUE of `--set` in it.
+
+    Raises:
+        InputError: the file or a field is not there, or a value cannot be held.
+    """
+    from sparseshot_jax.config import load_config, override
+
+    config = load_config(path)
+    for text in assignments:
+        config = override(config, *assignment(text))
+    return config
 
 
 def moved(run: Any, root: str | None) -> Any:

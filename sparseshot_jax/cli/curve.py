@@ -1,12 +1,13 @@
 """The verb that says what more labels would give: curve."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import tyro
 
-from sparseshot_jax.cli.arguments import assignment, config_path, stoppable
+from sparseshot_jax.cli.arguments import config_path, config_with, stoppable
 from sparseshot_jax.cli.show import show_rows
 from sparseshot_jax.console import CONSOLE, say
 from sparseshot_jax.errors import InputError
@@ -49,16 +50,13 @@ class CurveOptions:
 
 def curve(arguments: list[str]) -> None:
     """`sparseshot curve ...`."""
-    from sparseshot_jax import config as configs
     from sparseshot_jax import curve as labels
     from sparseshot_jax import run_folder, sweep
     from sparseshot_jax.experiment import compilations
 
     path, rest = config_path(arguments, "curve")
     chosen = tyro.cli(CurveOptions, prog=f"sparseshot curve {path}", args=rest)
-    config = configs.load_config(path)
-    for text in chosen.set:
-        config = configs.override(config, *assignment(text))
+    config = config_with(path, chosen.set)
     devices = sweep.trial_devices(config, chosen.together)
     plan = labels.plan(config, chosen.fractions, chosen.seeds, chosen.score)
     folder = run_folder.folder_path(chosen.out or f"runs/{config.name}_curve")
@@ -83,14 +81,10 @@ def _trained(plan: Any, devices: Sequence[Any], folder: Any) -> list[dict[str, A
     groups = sweep.grouped(plan.config, plan.trials, devices)
     steps = {trial.name: plan.config.train.steps for trial in plan.trials}
     with stoppable(), sweep_progress(plan.config.name, steps) as progress:
-
-        def groups_of(rest: list[Any]) -> Iterator[tuple[Sequence[Any], Iterator[Mapping[str, Any]]]]:
-            for group in sweep.left_of(groups, rest):
-                yield group.trials, labels.rows(plan, group, folder, reporter_of=progress.reporter_of)
-
+        rows_of = functools.partial(labels.rows, plan, folder=folder, reporter_of=progress.reporter_of)
         return ablate.run_trials(
             plan.trials,
-            groups_of,
+            sweep.groups_of(groups, rows_of),
             folder / f"results_{plan.kind}.jsonl",
             on_done=lambda trial, row: progress.done(trial.name, row),
         )

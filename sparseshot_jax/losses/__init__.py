@@ -76,6 +76,15 @@ class Remembers(Protocol):
     first_average: float  # of a pixel that was never seen
 
 
+@runtime_checkable
+class Cautious(Protocol):
+    """A loss with something to say before training."""
+
+    def cautions(self, prior: float) -> list[str]:
+        """Sentences for whoever trains a model whose output starts at p = `prior`."""
+        ...
+
+
 LOSSES: dict[str, type[Loss]] = {
     "cross_entropy": CrossEntropy,
     "exclusive": Exclusive,
@@ -95,6 +104,7 @@ __all__ = [
     "LOSSES",
     "NNPU",
     "SCHEDULES",
+    "Cautious",
     "CrossEntropy",
     "EarlyLearning",
     "Exclusive",
