@@ -106,7 +106,7 @@ class Budget:
     segmentation: Changes  # beside the config
     detection: Changes
     own: Mapping[str, Changes] = dataclasses.field(default_factory=dict)  # of single data sets, by name
-    epochs: int | None = None  # over the tiles of a data set; None: the config's steps
+    epochs: int | None = None  # over the tiles that the images hold side by side; None: the config's steps
     figures: tuple[str, ...] = (CE, DEFAULT, FOCAL, HUBER, FOCAL_ECE)  # methods of figures 4 and 5
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from reproduction.plan import CONFIGS, DATA_SETS, METHODS, RIVALS, SCHEDULES, TNBC, Budget, Cell
 from sparseshot_jax import ablate, experiment, sweep
 from sparseshot_jax.config import ExperimentConfig, changed_mathematics, load_config, override
+from sparseshot_jax.data.cases import whole_window
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.run import Run
 from sparseshot_jax.training.log import read_rows
@@ -164,8 +165,9 @@ class Bench:
 
 @functools.lru_cache(maxsize=16)
 def _tiles(config: ExperimentConfig) -> int:
-    """Training tiles of an epoch."""
-    return len(experiment.training_tiles(config, sweep.splits_of(config)))
+    """Training tiles of an epoch: as many as the images hold side by side, overlaps not counted."""
+    wholes = [whole_window(case, config.tiles.mpp) for case in sweep.splits_of(config).train]
+    return sum(max(1, round(one.width * one.height / config.tiles.tile_px**2)) for one in wholes)
 
 
 def check_unchanged(
