@@ -6,7 +6,8 @@
 
 What is compared takes turns, so that other load on the machine falls on both; ratios are of medians.
 Targets: focal exclusive over cross-entropy at most 1.02; JAX over PyTorch (channels last) at most
-1.25 with jax 0.10, 1.0 with the newest. No number of a loss may cause a compilation.
+1.25 with jax 0.10, 1.0 with the newest. No number of a loss may cause a compilation. With GLIBC_TUNABLES= in
+the environment the allocator is left as it is (`training.allocator`).
 """
 
 import dataclasses
@@ -30,6 +31,7 @@ from rich.table import Table
 
 from sparseshot_jax.losses import CrossEntropy, FocalExclusive, Loss
 from sparseshot_jax.models import UNetSpec, YolloSpec
+from sparseshot_jax.training.allocator import keep_freed_memory
 from sparseshot_jax.training.augment import AugmentSpec
 from sparseshot_jax.training.step import init_state, make_train_step
 from sparseshot_jax.training.tasks import TASKS
@@ -177,6 +179,8 @@ def count_compilations(plain: Stepper, focal: Stepper) -> int:
 def main(options: Options) -> None:
     if hasattr(os, "sched_setaffinity"):  # before JAX counts the CPUs
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()  # as training does
     plain, focal = Stepper(CrossEntropy(), options), Stepper(FocalExclusive(), options)
     sides = {"focal exclusive": lambda: [focal()], "cross-entropy": lambda: [plain()]}
     results = [(take_turns(sides, options.rounds * options.steps), 1.02)]

@@ -32,6 +32,7 @@ from sparseshot_jax.run_folder import (
     write_json,
 )
 from sparseshot_jax.training import loop, processes, sharding
+from sparseshot_jax.training.allocator import keep_freed_memory
 from sparseshot_jax.training.checkpoint import Checkpoints
 from sparseshot_jax.training.log import JsonlLog
 from sparseshot_jax.training.prefetch import Prefetch
@@ -127,6 +128,8 @@ def opened(
     Raises:
         InputError: as of `train`.
     """
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
     check_folder(folder, config, extend=extend)
     if splits is None:
         splits = config.data.load(config.labels, config.seed)
