@@ -1,8 +1,8 @@
 """The C library's allocator, told to keep the memory that a training step on a CPU gives back.
 
 XLA takes a step's tens of megabytes of temporary memory and gives them back at its end. By itself glibc
-returns such blocks to the kernel, which hands out cleared pages at the next step: a fifth of the time of a
-small U-Net's step (docs/benchmarks.md, "The allocator").
+returns such blocks to the kernel, which hands out cleared pages at the next step: nearly a quarter of the
+time of a small U-Net's step (docs/benchmarks.md, "The allocator").
 """
 
 import ctypes
