@@ -24,7 +24,7 @@ def get_config() -> ExperimentConfig:
             mpp=0.25,
             keep=0.3,
         ),
-        tiles=TileSpec(tile_px=128, mpp=0.25, annotated_share=0.0),
+        tiles=TileSpec(tile_px=128, mpp=0.25, annotated_share=0.5),
         model=UNetSpec(base=8, depth=4),
         loss=CrossEntropy(background_weight=None, decision=0.4),
         train=TrainSpec(steps=1200, batch_size=4, ema_decay=0.98),

@@ -13,12 +13,14 @@ from sparseshot_jax.data.labels import wanted
 from sparseshot_jax.data.pipeline import Tiles
 from sparseshot_jax.data.stacking import Tile
 from sparseshot_jax.data.tile_objects import object_boxes_px
+from sparseshot_jax.data.tiles import TileSpec, object_index, objects_round
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.training import processes
 from sparseshot_jax.training.tasks import TASKS
 from sparseshot_jax.types import Ground, LabelFacts
 
 _TILES = 64  # looked at for the annotated fraction of the ground
+_DRAWS = 4096  # of tiles round annotated objects, of which only the place is asked
 _SOME = LabelFacts(share=0.3, annotated_fraction=0.1)
 
 
@@ -38,8 +40,13 @@ def label_facts(config: ExperimentConfig, splits: Splits, tiles: Tiles) -> Label
     if not open_fields(config.loss):
         return None
     share = told_share(config)
+    if share is None:
+        share = counted_share(splits.train)
     return LabelFacts(
-        share=counted_share(splits.train) if share is None else share,
+        share=share,
+        share_in_tiles=None
+        if share is None
+        else share_in_tiles(share, splits.train, config.tiles, len(tiles)),
         annotated_fraction=_annotated_fraction(config, tiles)
         if getattr(config.loss, "needs_prior", False)
         else None,
@@ -66,6 +73,35 @@ def counted_share(cases: Sequence[Case]) -> float | None:
         given += int(wanted(case.given, case.labels).sum())
         truth += int(wanted(case.truth, case.labels).sum())
     return min(1.0, given / truth) if given else None
+
+
+def share_in_tiles(share: float, cases: Sequence[Case], spec: TileSpec, tiles: int) -> float | None:
+    """Of the objects that training tiles show, those annotated; tiles round such ones show more of them.
+
+    Of a case's N objects M are annotated, N = M / c. Beside the object that a tile is drawn round lie n - 1
+    other annotated ones: a share (M - 1) / (N - 1), if they were chosen at random, of all that lie there.
+
+    Args:
+        share: c, of all objects, (0, 1].
+        cases: of training.
+        spec: how tiles are drawn.
+        tiles: of one epoch; side by side they cover the ground.
+
+    Returns:
+        (0, 1]; None where no tile is drawn round an object.
+    """
+    index = object_index(cases, spec) if spec.annotated_share and cases else None
+    if index is None or not len(index.annotated):
+        return None
+    held, marks = objects_round(index, spec, _DRAWS, np.random.default_rng(0))
+    anywhere = len(index.object_classes) / tiles
+    told = marks > 1  # one mark alone does not tell how close objects lie
+    each = ((marks / share - 1.0) / (marks - 1.0).clip(1.0))[told]  # objects for one annotated one
+    beside = ((held - 1.0)[told] * each).mean() if told.any() else anywhere / share
+    part = spec.annotated_share
+    annotated = (1.0 - part) * anywhere + part * held.mean()
+    of_all = (1.0 - part) * anywhere / share + part * (1.0 + beside)
+    return min(1.0, float(annotated / of_all))
 
 
 def open_fields(loss: Any) -> list[str]:
@@ -96,10 +132,12 @@ def with_facts(
     fitted = loss.fitted(facts)
     filled = {name: getattr(fitted, name) for name in open_fields(loss)}
     parts = [f"{'an unknown share' if facts.share is None else f'{facts.share:.1%}'} of the objects"]
+    if facts.share_in_tiles is not None:
+        parts.append(f"{facts.share_in_tiles:.1%} of those in training tiles")
     if facts.annotated_fraction is not None:
         parts.append(f"{facts.annotated_fraction:.2%} of the ground")
     values = ", ".join(f"loss.{name} = {value:.4g}" for name, value in filled.items())
-    note(f"{' and '.join(parts)} are annotated: {values}.")
+    note(f"{', '.join(parts)} are annotated: {values}.")
     return dataclasses.replace(config, loss=fitted), dataclasses.asdict(facts) | {"loss": filled}
 
 

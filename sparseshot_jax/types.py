@@ -117,14 +117,21 @@ class LabelFacts:
     """What training data say of their own labels; from it a loss takes what its spec leaves open."""
 
     share: float | None  # c: of the wanted objects, those annotated, (0, 1]; None: nobody knows
+    # The same of the objects that training tiles show; None: tiles favour none of them.
+    share_in_tiles: float | None = None
     # Of the loss's elements on annotated or unannotated ground, those annotated, [0, 1]; None: not looked at.
     annotated_fraction: float | None = None
+
+    @property
+    def shown(self) -> float | None:
+        """Of the objects that a loss is shown, those annotated, (0, 1]."""
+        return self.share if self.share_in_tiles is None else self.share_in_tiles
 
     @property
     def prior(self) -> float:
         """Prevalence of objects among the unannotated elements: a (1 - c) / (c (1 - a)), [0, 1).
 
-        a is the annotated fraction, c the share. For each annotated element there are (1 - c) / c of
+        a is the annotated fraction, c the share shown. For each annotated element there are (1 - c) / c of
         unannotated objects, if those that were marked are no larger or smaller than the rest.
 
         Raises:
@@ -133,7 +140,7 @@ class LabelFacts:
         >>> round(LabelFacts(share=0.25, annotated_fraction=0.1).prior, 3)
         0.333
         """
-        if self.share is None:
+        if self.shown is None:
             raise InputError(
                 "the prevalence of objects among what is not annotated follows from the share of them that "
                 "is annotated, and nobody knows it here. Give loss.prior, or labels.share."
@@ -147,10 +154,10 @@ class LabelFacts:
         if self.annotated_fraction >= 1.0:
             return 0.0
         odds = self.annotated_fraction / (1.0 - self.annotated_fraction)
-        prior = odds * (1.0 - self.share) / self.share
+        prior = odds * (1.0 - self.shown) / self.shown
         if prior >= 1.0:
             raise InputError(
-                f"labels.share c = {self.share:.3g} with {100 * self.annotated_fraction:.3g} % of the ground "
+                f"labels.share c = {self.shown:.3g} with {100 * self.annotated_fraction:.3g} % of the ground "
                 "annotated leaves more objects than ground; give a larger labels.share, or loss.prior."
             )
         return prior

@@ -10,9 +10,12 @@ from PIL import Image
 
 from sparseshot_jax import experiment, label_facts
 from sparseshot_jax.config import ExperimentConfig, PredictSpec, TrainSpec
+from sparseshot_jax.data.annotations import Annotations
+from sparseshot_jax.data.cases import Case
 from sparseshot_jax.data.labels import LabelSpec, wanted
+from sparseshot_jax.data.slides.slide import ArraySlide
 from sparseshot_jax.data.sources import FolderSource, SlideSource
-from sparseshot_jax.data.tiles import TileSpec
+from sparseshot_jax.data.tiles import TileSpec, draw_tile, tile_index
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.losses import NNPU, CrossEntropy, EarlyLearning, FocalExclusive
 from sparseshot_jax.losses.share import share_weight
@@ -133,6 +136,83 @@ def test_tiles_without_a_mark_tell_no_prior(config):
     )
     with pytest.raises(InputError, match=r"none of 1 training tiles holds an annotated object.*loss\.prior"):
         facts_of(with_prior(config, labels=LabelSpec(share=0.3)), bare)
+
+
+def scattered(share, objects, *, cases=20, side=512, clusters=0):
+    """Centres of all objects of some images, and cases that hold a part of them as marks."""
+    rng, blank = np.random.default_rng(3), np.zeros((side, side, 3), np.uint8)
+    scenes = []
+    for k in range(cases):
+        points = rng.uniform(1, side - 2, (objects, 2))
+        if clusters:
+            middles = rng.uniform(0, side, (clusters, 2))[rng.integers(clusters, size=objects)]
+            points = (middles + rng.normal(0, side / 12, (objects, 2))).clip(1, side - 2)
+        marked = points[rng.permutation(objects)[: round(share * objects)]]
+        slide = ArraySlide(blank, 0.5, path=f"{k}.png")
+        given = Annotations.from_points(marked)
+        case = Case(
+            name=str(k), slide=slide, mpp=0.5, given=given, truth=None, held_out=None, labels=LabelSpec()
+        )
+        scenes.append((points, marked, case))
+    return scenes
+
+
+def shown(scenes, spec, draws=8000):
+    """Of the objects in tiles that are drawn as training draws them, those marked."""
+    index, rng = tile_index([case for *_, case in scenes], spec), np.random.default_rng(4)
+    counts = np.zeros(2)
+    for at in range(draws):
+        k, y, x = draw_tile(index, spec, index.cells[at % len(index.cells)], rng)
+        corner = np.array([x, y])
+        counts += [
+            ((points >= corner) & (points < corner + spec.tile_px)).all(1).sum() for points in scenes[k][:2]
+        ]
+    return counts[1] / counts[0]
+
+
+@pytest.mark.parametrize("clusters", [0, 6])
+@pytest.mark.parametrize(("share", "part"), [(0.1, 0.5), (0.3, 0.5), (0.3, 1.0), (0.6, 0.5)])
+def test_the_share_in_tiles_is_that_of_what_they_show(share, part, clusters):
+    # The fewer the marks, the more images it takes to tell how close objects lie.
+    scenes = scattered(share, 60, clusters=clusters, cases=round(10 / share))
+    spec = TileSpec(tile_px=128, mpp=0.5, annotated_share=part, min_tissue=0.0)
+    cases = [case for *_, case in scenes]
+    told = label_facts.share_in_tiles(share, cases, spec, len(tile_index(cases, spec).cells))
+    assert told == pytest.approx(shown(scenes, spec), rel=0.07)
+    assert told > 1.03 * share
+
+
+def test_the_share_in_tiles_of_a_whole_image_or_of_all_objects_is_the_share():
+    whole = TileSpec(tile_px=512, mpp=0.5, annotated_share=0.5, min_tissue=0.0)
+    cases = [case for *_, case in scattered(0.2, 50)]
+    assert label_facts.share_in_tiles(0.2, cases, whole, len(cases)) == pytest.approx(0.2)
+    small = dataclasses.replace(whole, tile_px=128)
+    cases = [case for *_, case in scattered(1.0, 50)]
+    assert label_facts.share_in_tiles(1.0, cases, small, 16 * len(cases)) == 1.0
+
+
+def test_a_mark_alone_in_its_image_has_neighbours_as_any_place_has():
+    spec = TileSpec(tile_px=128, mpp=0.5, annotated_share=0.5, min_tissue=0.0)
+    cases = [case for *_, case in scattered(0.1, 10)]
+    told = label_facts.share_in_tiles(0.1, cases, spec, 16 * len(cases))
+    assert told == pytest.approx((1 / 16 + 1) / (10 / 16 + 1 + 10 / 16))
+
+
+def test_the_share_in_tiles_is_asked_only_of_tiles_round_marks():
+    cases = [case for *_, case in scattered(0.3, 20)]
+    spec = TileSpec(tile_px=128, mpp=0.5, annotated_share=0.0, min_tissue=0.0)
+    assert label_facts.share_in_tiles(0.3, cases, spec, 320) is None
+    bare = [dataclasses.replace(case, given=Annotations.empty()) for case in cases]
+    assert label_facts.share_in_tiles(0.3, bare, dataclasses.replace(spec, annotated_share=0.5), 320) is None
+
+
+def test_the_weight_follows_the_share_in_tiles(config):
+    """Tiles of a quarter image: round a mark there is one object in it for certain."""
+    tiles = TileSpec(tile_px=SIDE // 2, mpp=0.5, min_tissue=0.0, annotated_share=1.0)
+    told, facts = facts_of(dataclasses.replace(config, tiles=tiles))
+    loss: Any = told.loss
+    assert facts["share"] == 0.25 < facts["share_in_tiles"] < 1.0
+    assert loss.alpha == pytest.approx(share_weight(facts["share_in_tiles"], 0.4))
 
 
 def test_what_is_said_of_the_marks_wins_and_shrinks_with_them(config):

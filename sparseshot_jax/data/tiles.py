@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float64, Int, Int64, UInt8
+from scipy.spatial import KDTree
 
 from sparseshot_jax.data.cases import Case, whole_window
 from sparseshot_jax.data.labels import label_ids, wanted
@@ -95,8 +96,7 @@ def tile_index(cases: Sequence[Case], spec: TileSpec) -> TileIndex:
     """
     grids = [case_grid(case, spec) for case in cases]
     cells = [np.pad(grid.cells(), ((0, 0), (1, 0)), constant_values=k) for k, grid in enumerate(grids)]
-    objects = [object_places(case, grid.scale)[1:] for case, grid in zip(cases, grids)]
-    index = build_index(cases, spec, grids, cells, objects)
+    index = build_index(cases, spec, grids, cells, _objects(cases, grids))
     if not len(index.cells):
         names = ", ".join(case.name for case in cases[:5])
         raise InputError(
@@ -104,6 +104,17 @@ def tile_index(cases: Sequence[Case], spec: TileSpec) -> TileIndex:
             "tiles.min_tissue (0 looks for no tissue), or check that the slides are not blank."
         )
     return index
+
+
+def object_index(cases: Sequence[Case], spec: TileSpec) -> TileIndex:
+    """The annotated objects of the cases and no cells: nothing is asked of the tissue.
+
+    Raises:
+        InputError: a tile is larger than its image.
+    """
+    spec = dataclasses.replace(spec, min_tissue=0.0)
+    grids = [case_grid(case, spec) for case in cases]
+    return build_index(cases, spec, grids, [], _objects(cases, grids))
 
 
 def build_index(
@@ -159,6 +170,27 @@ def class_balanced_places(index: TileIndex, jitter: float, n: int, rng: np.rando
     chosen = index.by_class[first + rng.integers(0, index.class_offsets[place + 1] - first)].astype(np.int64)
     case = np.searchsorted(index.object_offsets, chosen, side="right") - 1
     return _around(index, case, chosen, jitter, rng)
+
+
+def objects_round(
+    index: TileIndex, spec: TileSpec, n: int, rng: np.random.Generator
+) -> tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"]]:
+    """Of `n` tiles drawn round annotated objects: how many such objects each holds, and its case has.
+
+    An object lies in a tile if its centre does. The index must hold one at least.
+    """
+    balanced = rng.binomial(n, spec.class_balance)
+    parts = [annotated_places(index, spec.jitter, n - balanced, rng)]
+    if balanced:
+        parts.append(class_balanced_places(index, spec.jitter, balanced, rng))
+    case, y, x = (np.concatenate(column) for column in zip(*parts))
+    half = index.tile_px / 2
+    held = np.zeros(n, np.int64)
+    for k in np.unique(case):
+        own = index.objects_yx[index.object_offsets[k] : index.object_offsets[k + 1]]
+        centres = np.stack([y, x], axis=1)[case == k] + half
+        held[case == k] = KDTree(own).query_ball_point(centres, half, p=np.inf, return_length=True)
+    return held, np.diff(index.object_offsets)[case]
 
 
 def places_in_cells(index: TileIndex, cells: Int[np.ndarray, "n 3"], rng: np.random.Generator) -> Places:
@@ -230,6 +262,10 @@ def check_size(case: Case, spec: TileSpec) -> None:
         f"{spec.tile_px} at {spec.mpp} um a pixel is more than its {whole.width} x {whole.height} "
         f"pixels at that resolution. Try {remedy}, or a tiles.mpp below {spec.mpp}."
     )
+
+
+def _objects(cases: Sequence[Case], grids: Sequence[CaseGrid]) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [object_places(case, grid.scale)[1:] for case, grid in zip(cases, grids)]
 
 
 def _around(

@@ -38,10 +38,10 @@ def weight_by_share(name: str, facts: LabelFacts, decision: float) -> float:
     Raises:
         InputError: the share is not known.
     """
-    if facts.share is None:
+    if facts.shown is None:
         raise InputError(
             f"loss.{name} None follows the share of the objects that is annotated, and these data do not "
             f"tell it. Say how many of ten objects round your marks are marked, labels.share 0.3, or give "
             f"loss.{name} a number such as 0.1."
         )
-    return share_weight(facts.share, decision)
+    return share_weight(facts.shown, decision)

@@ -42,6 +42,13 @@ def test_cross_entropy_takes_the_weight_from_the_data():
         spec.hyper(0.0)
 
 
+def test_what_the_tiles_show_goes_before_what_the_images_hold():
+    facts = LabelFacts(share=0.1, share_in_tiles=0.25, annotated_fraction=0.1)
+    spec = CrossEntropy(background_weight=None, decision=0.4).fitted(facts)
+    assert spec.hyper(0.0)["background_weight"] == pytest.approx(share_weight(0.25, 0.4))
+    assert facts.prior == pytest.approx(30 / 90)
+
+
 def test_the_prior_counts_the_objects_that_are_not_annotated():
     """100 elements, 10 annotated of 40 object elements: 30 of the other 90."""
     assert LabelFacts(share=0.25, annotated_fraction=0.1).prior == pytest.approx(30 / 90)
