@@ -4,9 +4,9 @@
 
 The folder holds images/ and instances/, files named PATIENT_IMAGE. As it stands it trains on patients 01 to
 04 and validates on 05 and 06, the parts on which the recipe was chosen; scripts/reproduce_tables.py then
-trains on 01 to 06 and scores 07 and 08. Half of the tiles are drawn round marks, and the weight of unannotated
-ground follows the share of the labels that tiles show (docs/method.md). 2 CPU cores: 4 minutes. Expected on
-05 and 06: pooled Dice 0.75 at p > 0.5.
+trains on 01 to 06 and scores 07 and 08. Half of the tiles are drawn round marks, and the weight of
+unannotated ground follows the share of the labels that tiles show (docs/method.md). 2 CPU cores: 4 minutes.
+Expected on 05 and 06: pooled Dice 0.75 at p > 0.5.
 """
 
 from sparseshot_jax.config import ExperimentConfig, TrainSpec

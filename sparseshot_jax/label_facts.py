@@ -44,9 +44,7 @@ def label_facts(config: ExperimentConfig, splits: Splits, tiles: Tiles) -> Label
         share = counted_share(splits.train)
     return LabelFacts(
         share=share,
-        share_in_tiles=None
-        if share is None
-        else share_in_tiles(share, splits.train, config.tiles, len(tiles)),
+        share_in_tiles=share_in_tiles(share, splits.train, config.tiles, len(tiles)),
         annotated_fraction=_annotated_fraction(config, tiles)
         if getattr(config.loss, "needs_prior", False)
         else None,
@@ -75,23 +73,25 @@ def counted_share(cases: Sequence[Case]) -> float | None:
     return min(1.0, given / truth) if given else None
 
 
-def share_in_tiles(share: float, cases: Sequence[Case], spec: TileSpec, tiles: int) -> float | None:
+def share_in_tiles(share: float | None, cases: Sequence[Case], spec: TileSpec, tiles: int) -> float | None:
     """Of the objects that training tiles show, those annotated; tiles round such ones show more of them.
 
     Of a case's N objects M are annotated, N = M / c. Beside the object that a tile is drawn round lie n - 1
     other annotated ones: a share (M - 1) / (N - 1), if they were chosen at random, of all that lie there.
 
     Args:
-        share: c, of all objects, (0, 1].
+        share: c, of all objects, (0, 1]; None: nobody knows.
         cases: of training.
         spec: how tiles are drawn.
         tiles: of one epoch; side by side they cover the ground.
 
     Returns:
-        (0, 1]; None where no tile is drawn round an object.
+        (0, 1]; None where no tile is drawn round an object, or the share is not known.
     """
-    index = object_index(cases, spec) if spec.annotated_share and cases else None
-    if index is None or not len(index.annotated):
+    if share is None or not spec.annotated_share or not cases:
+        return None
+    index = object_index(cases, spec)
+    if not len(index.annotated):
         return None
     held, marks = objects_round(index, spec, _DRAWS, np.random.default_rng(0))
     anywhere = len(index.object_classes) / tiles
