@@ -245,13 +245,18 @@ def whole_shards(root: str) -> set[str]:
 
     They are marked as finished, without tiles that could not be read, and have the size they had then;
     local ones the checksum too. Remote ones would have to be fetched for that.
+
+    Raises:
+        InputError: a mark cannot be read, which does not make its shard damaged.
     """
     folder = storage.join(root, SHARDS)
     there = set(storage.list_names(folder))
 
     def is_whole(name: str) -> bool:
+        mark = storage.join(folder, mark_name(name))
+        data = storage.read_bytes(mark)
         try:
-            (done,) = read_finished(root, [name])
+            done = Finished.loads(data, mark)
         except InputError:
             return False
         url = storage.join(folder, name)

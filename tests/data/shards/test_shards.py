@@ -1,10 +1,12 @@
 import contextlib
 import dataclasses
+import errno
 import io
 import json
 import os
 import pickle
 import threading
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -452,6 +454,23 @@ def test_damaged_notes_of_an_unfinished_folder(cases, tmp_path, name):
             cut_shards(cases, SPEC, str(out))
     else:
         assert cut_shards(cases, SPEC, str(out)).cut == 1
+
+
+def test_what_cannot_be_read_now_is_not_cut_again(cases, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    cut_shards(cases, SPEC, str(out), shard_tiles=10)
+    real = Path.read_bytes
+
+    def without_handles(path):
+        if path.name == "00002.npz":
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", without_handles)
+        with pytest.raises(InputError, match=r"00002\.npz: cannot be read: Too many open files"):
+            cut_shards(cases, SPEC, str(out), shard_tiles=10)
+    assert cut_shards(cases, SPEC, str(out), shard_tiles=10).cut == 0
 
 
 # Threads and processes
