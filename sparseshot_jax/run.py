@@ -39,7 +39,9 @@ from sparseshot_jax.training.checkpoint import Checkpoints
 from sparseshot_jax.training.log import read_rows
 from sparseshot_jax.types import Detections, TrainState
 
-FLOOR = 0.02  # of a detection's score, down to which thresholds can be compared
+# Of a detection's score, down to which thresholds can be compared. Low: with a tenth of the labels and no
+# weight a cell that is certainly there has p near 0.02.
+FLOOR = 0.001
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -257,9 +259,10 @@ class Run:
         return result
 
     def _options(self) -> dict[str, Any]:
-        """All of the config that may change after training and decides a score, as JSON reads it back."""
+        """All that may change after training and decides a score, as JSON reads it back."""
         config = to_json(self.config)
-        return json.loads(json.dumps({name: config[name] for name in ("predict", "measure")}))
+        decisive = {name: config[name] for name in ("predict", "measure")}
+        return json.loads(json.dumps(decisive | ({"floor": self.floor} if self.detects else {})))
 
     def measure(
         self,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -259,6 +260,18 @@ def test_a_run_goes_on_with_other_decoding_and_measures(config, tmp_path):
             dataclasses.replace(short, model=dataclasses.replace(short.model, box_weight=2.0)),
             tmp_path / "run",
         )
+
+
+def test_scores_down_to_another_floor_are_measured_anew(finished, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "run")
+    run = load(tmp_path / "run")
+    splits = run.splits()
+    result = json.loads(json.dumps(run.evaluate(splits)))
+    assert result["options"]["floor"] == 0.001
+    old = {**result, "options": {**result["options"], "floor": 0.02}}
+    (tmp_path / "run" / "evaluation.json").write_text(json.dumps(old))
+    assert run.recorded() is None
+    assert run.evaluation_of(splits) == result
 
 
 def test_a_detector_learns_to_find_discs(skilled):

@@ -97,7 +97,7 @@ class DetectionEvaluation(TypedDict):
     # fixed, carried_over (where validated), elkan_noto (where validation has objects; not in files of
     # earlier versions), oracle
     operating_points: dict[str, DetectionPoint]
-    # "threshold" (0.01 .. 0.99) and pooled f1_, precision_, recall_ by distance and by iou.
+    # "threshold" (0.001 .. 0.999) and pooled f1_, precision_, recall_ by distance and by iou.
     curve: dict[str, list[float]]
     ap_iou: float | None  # objects of any class; None without a true object
     ap_distance: float | None

@@ -32,8 +32,12 @@ from sparseshot_jax.metrics.summary import (
     named_thresholds,
 )
 
-STEPS = 100  # of the grid of thresholds
-THRESHOLDS: Float64[np.ndarray, "99"] = np.arange(1, STEPS) / STEPS
+STEPS = 1000  # of the finest grid of thresholds
+# 0.01 apart, and 0.001 apart where p crowds: a loss without a weight has its best threshold near 0, one that
+# ends at p = 1 near 1.
+THRESHOLDS: Float64[np.ndarray, "117"] = (
+    np.concatenate([np.arange(1, 10), np.arange(10, 991, 10), np.arange(991, 1000)]) / STEPS
+)
 
 
 def summarise_detections(
@@ -57,7 +61,7 @@ def summarise_detections(
     Args:
         truths: objects of every image; label 0 is an object of unknown class, which counts in
             detection and is left out of what is measured by class.
-        predictions: of the same images in the same order, at a low floor of the score (0.02, say):
+        predictions: of the same images in the same order, at a low floor of the score (0.001, say):
             curves and average precision end there.
         names: of the images, in the order of `truths`.
         class_names: of classes 1..C.
@@ -123,7 +127,7 @@ def summarise_detections(
 def best_detection_threshold(
     truths: Sequence[ImageObjects], predictions: Sequence[ImageObjects], *, distance_um: float = 3.0
 ) -> float:
-    """The threshold 0.01 .. 0.99 of the highest pooled F1 by distance; of several, the one nearest to
+    """The threshold 0.001 .. 0.999 of the highest pooled F1 by distance; of several, the one nearest to
     0.5, then the lower.
 
     Found on validation images it may be carried over to others; found on the images that are scored

@@ -122,7 +122,7 @@ def test_points_their_sources_and_json():
     assert {name: (p["threshold"], p["source"]) for name, p in points.items()} == {
         "fixed": (0.5, "fixed"),
         "carried_over": (0.35, "validation"),
-        "elkan_noto": (0.22, "validation positives"),
+        "elkan_noto": (0.224, "validation positives"),
         "oracle": (carried, "this split"),
     }
     assert {name: p["c"] for name, p in points.items() if "c" in p} == {"elkan_noto": 0.4472}
@@ -205,6 +205,9 @@ def test_the_best_threshold_is_the_one_nearest_to_a_half():
     assert best_detection_threshold([truth], [sure]) == 0.5
     faint = boxed(truth.xy_um, 3.0 * np.ones((9, 2)), truth.label, np.full(9, 0.205))
     assert best_detection_threshold([truth], [faint]) == 0.2
+    # unweighted cross-entropy with a tenth of the labels: every p is below 0.02
+    faintest = boxed(truth.xy_um, 3.0 * np.ones((9, 2)), truth.label, np.full(9, 0.0055))
+    assert best_detection_threshold([truth], [faintest]) == 0.005
 
 
 def test_the_best_threshold_takes_no_look_at_boxes(monkeypatch):
