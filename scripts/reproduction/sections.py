@@ -13,6 +13,11 @@ from reproduction.tables import against_full, at_points, by_share, differences, 
 from sparseshot_jax.data import storage
 
 _TABLES = {"table 1": table_1, "table 2": table_2, "table 3": table_3}
+_SHOWN = {
+    "fixed": "p > 0.5",
+    "carried_over": "threshold carried over",
+    "oracle": "the best threshold on the scored images (oracle)",
+}
 _SPREAD = (
     "x ± s: mean and standard deviation over n seeds. x (a to b): 95 % bootstrap interval over images, one "
     "seed. [t]: the thresholds."
@@ -66,6 +71,8 @@ def _about(option: str, cells: Sequence[Cell], bench: Bench, rival: str) -> str:
     """How the part was made, and what its numbers mean; a line."""
     words = ["python", "scripts/reproduce_tables.py", "--root", "$DATA", *option.split()]
     words += ["--budget", bench.budget.name]
+    # Runs of several devices and of one differ in the last digits, and then in the third of a score.
+    words += ["--together", str(bench.together)] if bench.together != 1 else []
     command = " ".join(words) + (f" --rival {shlex.quote(rival)}" if option[-1] in "45" else "")
     steps = []
     for data in dict.fromkeys(cell.data for cell in cells):
@@ -94,7 +101,7 @@ def _figure_text(found: Evaluations, cells: Sequence[Cell], methods: Sequence[st
     parts = [f"![the measures over the share of the labels]({picture})\n"]
     for data in dict.fromkeys(cell.data for cell in cells):
         title, measure = DATA_SETS[data].title, DATA_SETS[data].measure
-        for point, words in (("fixed", "p > 0.5"), ("carried_over", "threshold carried over")):
+        for point, words in _SHOWN.items():
             parts.append(f"**{title}, {measure}, {words}**\n\n{by_share(found, data, methods, point)}")
     alike = [("fixed", "fixed"), ("carried_over", "carried_over")]
     parts.append(differences(found, FOCAL_ECE, DEFAULT, alike))

@@ -87,7 +87,8 @@ def _interval_text(interval: dict[str, Any], form: str) -> str:
 
 def thresholds_text(seeds: Seeds, point: str) -> str:
     """The thresholds of a point, each once."""
-    values = [f"{e['operating_points'][point]['threshold']:.2f}" for e in at_point(seeds, point)]
+    found = [e["operating_points"][point]["threshold"] for e in at_point(seeds, point)]
+    values = [f"{t:.2f}" if 0.01 <= t <= 0.99 else f"{t:.3f}" for t in found]
     return f" [{', '.join(dict.fromkeys(values))}]" if values else ""
 
 
