@@ -143,7 +143,7 @@ def opened(
         for caution in config.loss.cautions(getattr(config.model, "prior", 1.0)):
             reporter.warn(caution)
     facts = label_facts(config, splits, tiles) if facts is None else facts
-    told, record = with_facts(config, facts, note=reporter.note)
+    told, record = with_facts(config, facts, note=reporter.note, warn=reporter.warn)
     sizes = object_sizes_px(splits.train, config.tiles.mpp) if config.model.needs.objects else None
     canvas = tiles.canvas_px if isinstance(tiles, CutTiles) else None
     state = layout.place_state(fresh_state(config, sizes, canvas))

@@ -21,6 +21,7 @@ from sparseshot_jax.types import Ground, LabelFacts
 
 _TILES = 64  # looked at for the annotated fraction of the ground
 _DRAWS = 4096  # of tiles round annotated objects, of which only the place is asked
+_APART = 1.25  # factor between a share that is told and the one that is counted, beyond which it is said
 _SOME = LabelFacts(share=0.3, annotated_fraction=0.1)
 
 
@@ -39,11 +40,11 @@ def label_facts(config: ExperimentConfig, splits: Splits, tiles: Tiles) -> Label
     """
     if not open_fields(config.loss):
         return None
-    share = told_share(config)
-    if share is None:
-        share = counted_share(splits.train)
+    told, counted = told_share(config), counted_share(splits.train)
+    share = counted if told is None else told
     return LabelFacts(
         share=share,
+        counted=counted if told and counted and not 1 / _APART < told / counted < _APART else None,
         share_in_tiles=share_in_tiles(share, splits.train, config.tiles, len(tiles)),
         annotated_fraction=_annotated_fraction(config, tiles)
         if getattr(config.loss, "needs_prior", False)
@@ -119,7 +120,11 @@ def open_fields(loss: Any) -> list[str]:
 
 
 def with_facts(
-    config: ExperimentConfig, facts: LabelFacts | None, *, note: Callable[[str], None]
+    config: ExperimentConfig,
+    facts: LabelFacts | None,
+    *,
+    note: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> tuple[ExperimentConfig, dict[str, Any]]:
     """The config, its loss's open numbers filled in from the facts, and a record of both, if any.
 
@@ -138,6 +143,11 @@ def with_facts(
         parts.append(f"{facts.annotated_fraction:.2%} of the ground")
     values = ", ".join(f"loss.{name} = {value:.4g}" for name, value in filled.items())
     note(f"{', '.join(parts)} are annotated: {values}.")
+    if facts.counted is not None:
+        warn(
+            f"the truth beside the marks counts {facts.counted:.1%}. labels.share is of the marks in the files, "
+            "before data.keep and its like take theirs: leave it out where all is marked there."
+        )
     return dataclasses.replace(config, loss=fitted), dataclasses.asdict(facts) | {"loss": filled}
 
 

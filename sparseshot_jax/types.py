@@ -121,6 +121,7 @@ class LabelFacts:
     share_in_tiles: float | None = None
     # Of the loss's elements on annotated or unannotated ground, those annotated, [0, 1]; None: not looked at.
     annotated_fraction: float | None = None
+    counted: float | None = None  # c by dense truth, where the config says another; None: not asked, or alike
 
     @property
     def shown(self) -> float | None:

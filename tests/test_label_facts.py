@@ -51,10 +51,10 @@ def config(tmp_path_factory):
     )
 
 
-def facts_of(config, splits=None, tiles=None):
+def facts_of(config, splits=None, tiles=None, warn=lambda text: None):
     splits = splits or config.data.load(config.labels, config.seed)
     facts = label_facts.label_facts(config, splits, tiles or experiment.training_tiles(config, splits))
-    return label_facts.with_facts(config, facts, note=lambda text: None)
+    return label_facts.with_facts(config, facts, note=lambda text: None, warn=warn)
 
 
 class Faulty:
@@ -216,8 +216,20 @@ def test_the_weight_follows_the_share_in_tiles(config):
 
 
 def test_what_is_said_of_the_marks_wins_and_shrinks_with_them(config):
-    _, facts = facts_of(dataclasses.replace(config, labels=LabelSpec(share=0.8)))
-    assert facts["share"] == pytest.approx(0.8 * 0.25)
+    warnings = []
+    _, facts = facts_of(dataclasses.replace(config, labels=LabelSpec(share=0.9)), warn=warnings.append)
+    assert facts["share"] == pytest.approx(0.9 * 0.25)
+    assert (facts["counted"], warnings) == (None, [])
+
+
+def test_a_share_that_the_truth_contradicts_is_said(config):
+    """The share after data.keep given for the one before it: both are taken off."""
+    warnings = []
+    _, facts = facts_of(dataclasses.replace(config, labels=LabelSpec(share=0.25)), warn=warnings.append)
+    assert (facts["share"], facts["counted"]) == (0.0625, 0.25)
+    assert [text[:60] for text in warnings] == [
+        "the truth beside the marks counts 25.0%. labels.share is of "
+    ]
 
 
 def test_marks_that_are_held_out_are_unmarked_objects_to_the_training(config):
