@@ -5,9 +5,11 @@
 Beside each slide lies the QuPath export of the same name (case.svs, case.geojson); docs/qupath.md tells the
 clicks. A point stands for a square of twice labels.point_radius_um. A fifth of the marks is held out, by
 blocks, to measure the recall on them. Say which share of the cells is marked round your marks
-(`--labels.share 0.1`; the 0.3 here is a guess): the weight of unmarked ground follows it. Nuclei of 8 um span
-two cells of the grid; where they are smaller or packed, `--model.stride 4` (docs/detection.md). No score is
-expected: it depends on your marks.
+(`--labels.share 0.1`; the 0.3 here is a guess): the weight of unmarked ground follows it. Half of the tiles
+are drawn round marks, as the other detectors' are not: of a slide marked in a few places hardly a tile drawn
+anywhere would hold a mark. The weight follows what such tiles show (docs/method.md, docs/qupath.md). Nuclei
+of 8 um span two cells of the grid; where they are smaller or packed, `--model.stride 4` (docs/detection.md).
+No score is expected: it depends on your marks.
 """
 
 from sparseshot_jax.config import ExperimentConfig, TrainSpec

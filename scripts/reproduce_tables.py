@@ -4,8 +4,9 @@
 
 $DATA holds tnbc/, kumar/ and crchisto/ as docs/data.md lays them out. Budgets: smoke (minutes, numbers mean
 nothing), small (the shipped configs on 2 CPU cores, hours), paper (the authors' sizes and length, for a GPU).
-One set of hyper-parameters for all data sets, shares and seeds. Stop it at any time; the same command goes
-on. Runs of another config in the same folder are refused.
+A method has one set of numbers for all data sets, shares and seeds; what follows the data (size of a pixel,
+of the detector's grid and of its objects, colours, steps) stands in configs/. Stop it at any time; the same
+command goes on. Runs of another config in the same folder are refused.
 --write puts the tables into docs/results.md, each between its marks, and leaves the text round them.
 """
 
@@ -51,6 +52,10 @@ def main() -> None:
         raise SystemExit(
             "--write puts whole tables of a budget that means something into docs/results.md. Leave out "
             "--data, and give --budget small or paper."
+        )
+    if not (args.table or args.figure or args.rivals):
+        raise SystemExit(
+            "nothing to reproduce: give --table 1 2 3, --figure 3 4 5 or --rivals, any of them or several."
         )
     if args.together > 1:
         flag = f"--xla_force_host_platform_device_count={args.together}"

@@ -16,6 +16,8 @@ from sparseshot_jax.data import storage
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.training.log import read_rows
 
+ROW_KEYS = {"trial": str, "seed": int}  # what every row of results.jsonl has
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trial:
@@ -61,15 +63,15 @@ def grid(axes: Sequence[str], seeds: Sequence[int]) -> list[Trial]:
     ]
 
 
-def check_once(names: Sequence[str], where: str) -> None:
+def check_once(names: Sequence[str], where: str, remedy: str = "Leave one of them out.") -> None:
     """Refuse what is named twice: two trials of one name would share a folder and a row.
 
     Raises:
-        InputError: says which, and where.
+        InputError: says which, where, and what to do.
     """
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InputError(f"{', '.join(twice)}: named twice in {where}. Leave one of them out.")
+        raise InputError(f"{', '.join(twice)}: named twice in {where}. {remedy}")
 
 
 def run_trials(
@@ -95,10 +97,10 @@ def run_trials(
             which only scores where it was trained.
 
     Raises:
-        InputError: two trials of one name; `results` cannot be written.
+        InputError: two trials of one name; `results` cannot be written, or a row in it is damaged.
     """
     check_once([trial.name for trial in trials], "the trials of the sweep")
-    kept = {row["trial"]: row for row in read_rows(results)}
+    kept = {row["trial"]: row for row in read_rows(results, ROW_KEYS)}
     done = {name: row for name, row in kept.items() if "error" in row or complete(row)}
     for trial in trials:
         if trial.name in done:

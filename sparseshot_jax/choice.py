@@ -22,6 +22,7 @@ MEASURES = {
     "detection": ("f1_distance", "f1_iou", "f1_distance_best"),
 }
 _RESAMPLES = 1000
+_SAME = 1e-12  # between means of which neither is the better
 _CONDITION = "data."
 
 Row = Mapping[str, Any]
@@ -124,14 +125,17 @@ def words(choice: Mapping[str, Any]) -> list[str]:
     for found in choice["conditions"]:
         where = f"{_named(found['condition'])}: " if found["condition"] else ""
         for kind, chosen in found["chosen"].items():
-            scores = ", ".join(
-                f"{name} {_with_spread(value, chosen['sd'][name])}"
-                for name, value in chosen["scores"].items()
-            )
-            scores += f" ({chosen['n']} seeds)" if chosen["n"] > 1 else ""
+            name = choice["measures"][kind]
+            if chosen["scores"][name] == 0.0 or len(chosen["tied"]) + 1 == found["settings"] > 1:
+                lines.append(f"{where}{_no_choice(chosen, kind, name)}")
+                continue
             mark = " (chosen)" if kind == choice["by"] else ""
-            lines.append(f"{where}best by {kind} marks{mark}: {_named(chosen['values'])}; {scores}")
-            lines += [f"{where}{_behind(chosen, choice['measures'][kind])}"] if chosen["runner_up"] else []
+            lines.append(f"{where}best by {kind} marks{mark}: {_named(chosen['values'])}; {_scores(chosen)}")
+            if chosen["tied"]:
+                others = "; ".join(map(_named, chosen["tied"]))
+                lines.append(f"{where}as good, and no worse a choice: {others}")
+            elif chosen["runner_up"]:
+                lines.append(f"{where}{_behind(chosen, name)}")
         if found["left_out"]:
             names = " or ".join(choice["measures"].values())
             lacks = f" or lacks {names}" if names else ""
@@ -178,12 +182,14 @@ def _best(settings: Sequence[Setting], measures: Mapping[str, np.ndarray], by: s
     """The best setting by one of the measures, [settings, seeds] each, and how sure that is.
 
     Returns:
-        values; scores and sd, the mean and the sample standard deviation of each measure over the `n` seeds
-        (sd None of one seed); runner_up, None where there is no other setting: its values, and the
-        difference of the measure by which is chosen, paired over the seeds: mean, sd and n.
+        values; tied, those of other settings with the same mean; scores and sd, the mean and the sample
+        standard deviation of each measure over the `n` seeds (sd None of one seed); runner_up, None where
+        there is no other setting: its values, and the difference of the measure by which is chosen, paired
+        over the seeds: mean, sd and n.
     """
     numbers = measures[by]
-    first, *others = np.argsort(-numbers.mean(axis=1), kind="stable").tolist()
+    means = numbers.mean(axis=1)
+    first, *others = np.argsort(-means, kind="stable").tolist()
     runner_up = None
     if others:
         lead = numbers[first] - numbers[others[0]]
@@ -191,11 +197,33 @@ def _best(settings: Sequence[Setting], measures: Mapping[str, np.ndarray], by: s
         runner_up = {"values": dict(settings[others[0]]), "difference": difference}
     return {
         "values": dict(settings[first]),
+        "tied": [dict(settings[k]) for k in others if means[first] - means[k] <= _SAME],
         "scores": {name: float(of[first].mean()) for name, of in measures.items()},
         "sd": {name: _sd(of[first]) for name, of in measures.items()},
         "n": int(numbers.shape[1]),
         "runner_up": runner_up,
     }
+
+
+def _no_choice(chosen: Mapping[str, Any], kind: str, name: str) -> str:
+    """Where all settings are alike, or the best of them found nothing: that, and no winner."""
+    settings = len(chosen["tied"]) + 1
+    whose = f"all {settings} settings have" if settings > 1 else "the only setting has"
+    lead = f"nothing chosen by {kind} marks: {whose}"
+    if chosen["scores"][name] > 0.0:
+        return f"{lead} the same mean, {_scores(chosen)}"
+    if name == SPARSE or name.endswith("_best"):
+        where = "above predict.threshold" if name == SPARSE else "at any threshold"
+        return f"{lead} {name} 0: nothing was found {where}. Train longer."
+    best = "dice_pooled_best" if name.startswith("dice") else "f1_distance_best"
+    return f"{lead} {name} 0: nothing was found at p > 0.5. Train longer, or choose by --measure {best}."
+
+
+def _scores(chosen: Mapping[str, Any]) -> str:
+    """The measures of a setting in words."""
+    sd = chosen["sd"]
+    text = ", ".join(f"{name} {_with_spread(value, sd[name])}" for name, value in chosen["scores"].items())
+    return f"{text} ({chosen['n']} seeds)" if chosen["n"] > 1 else text
 
 
 def _sd(values: np.ndarray) -> float | None:

@@ -1,15 +1,16 @@
 """Frozen dataclasses to JSON values and back, strictly: a wrong value is refused, never bent."""
 
+import dataclasses
 import difflib
+import types
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Union
+from typing import Any, Literal, Union, get_args, get_origin
 
 import cattrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
 from sparseshot_jax.errors import InputError
-
-Registries = Mapping[str, Mapping[str, type]]  # field -> name -> dataclass
+from sparseshot_jax.fields import Registries
 
 
 def make_converter(registries: Registries) -> cattrs.Converter:
@@ -44,10 +45,13 @@ def check_kind(field: str, kind: Any, registry: Mapping[str, type]) -> str:
     return kind
 
 
-def reasons(error: Exception) -> str:
-    """What was wrong, and where, of an error that a converter raised."""
+def reasons(error: Exception, values: Any) -> str:
+    """What was wrong, and where, of an error that a converter raised over these values.
+
+    Each field with the value that came, and what it may hold.
+    """
     own = list(_own_errors(error))
-    return " ".join(own) if own else "; ".join(cattrs.transform_error(error, "config")) + "."
+    return " ".join(own) if own else "; ".join(_faults(error, values)) + "."
 
 
 def _own_errors(error: BaseException) -> Iterator[str]:
@@ -55,6 +59,50 @@ def _own_errors(error: BaseException) -> Iterator[str]:
         yield str(error)
     for part in getattr(error, "exceptions", ()):
         yield from _own_errors(part)
+
+
+def _faults(error: BaseException, value: Any, place: str = "", wanted: Any = None) -> Iterator[str]:
+    """A sentence for each field of a value that could not be read."""
+    where = place or "the config"
+    if isinstance(error, cattrs.ClassValidationError):
+        noted, bare = error.group_exceptions()
+        for one, note in noted:
+            held = value.get(note.name) if isinstance(value, dict) else None
+            yield from _faults(one, held, f"{place}.{note.name}".lstrip("."), note.type)
+        for one in bare:
+            yield from _faults(one, value, place)
+    elif isinstance(error, cattrs.ForbiddenExtraKeysError):
+        names = [field.name for field in dataclasses.fields(error.cl)]
+        yield f"{where} has no field {', '.join(sorted(error.extra_fields))}; it has {', '.join(names)}"
+    elif isinstance(error, KeyError):
+        yield f"{where} is missing"
+    elif wanted is None:
+        yield f"{where} must be a JSON object of fields; got {value!r}"
+    else:
+        yield f"{where} must be {allowed(wanted)}; got {value!r}"
+
+
+_NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "text", type(None): "None"}
+_MANY = {int: "whole numbers", float: "numbers", str: "texts"}
+
+
+def allowed(wanted: Any) -> str:
+    """The values that a type stands for, in words.
+
+    >>> allowed(float | None), allowed(tuple[float, float]), allowed(tuple[str, ...])
+    ('a number or None', 'a list of 2 numbers', 'a list of texts')
+    """
+    if wanted in _NAMES:
+        return _NAMES[wanted]
+    parts = get_args(wanted)
+    if get_origin(wanted) is Literal:
+        return " or ".join(map(str, parts))
+    if get_origin(wanted) is tuple:
+        count = "" if parts[-1] is Ellipsis else f"{len(parts)} "
+        return f"a list of {count}{_MANY.get(parts[0], 'values')}"
+    if get_origin(wanted) in (Union, types.UnionType) and not any(map(dataclasses.is_dataclass, parts)):
+        return " or ".join(map(allowed, parts))
+    return "a JSON object of fields"
 
 
 def _is_number(value: Any) -> bool:

@@ -7,7 +7,7 @@ import importlib.util
 import json
 import math
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
@@ -19,6 +19,7 @@ from sparseshot_jax.data.labels import LabelSpec
 from sparseshot_jax.data.sources import SOURCES, Source
 from sparseshot_jax.data.tiles import TileSpec
 from sparseshot_jax.errors import InputError
+from sparseshot_jax.fields import flat, missing
 from sparseshot_jax.losses import LOSSES, Loss
 from sparseshot_jax.models import MODELS, Model
 from sparseshot_jax.specs import MeasureSpec as MeasureSpec
@@ -59,7 +60,7 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise InputError(f"seed must be at least 0; got {self.seed}. Try 0.")
-        for name, value in _flat(to_json(self)):
+        for name, value in flat(to_json(self)):
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"{name} must be a finite number; got {value}.")
         multiple = self.model.multiple
@@ -106,7 +107,7 @@ def from_json(values: Any, *, source: str = "config.json") -> ExperimentConfig:
     try:
         return _CONVERTER.structure(values, ExperimentConfig)
     except Exception as error:  # whatever a wrong value makes a dataclass raise
-        raise InputError(f"{source}: {reasons(error)}") from error
+        raise InputError(f"{source}: {reasons(error, values)}") from error
 
 
 def load_config(path: epath.PathLike) -> ExperimentConfig:
@@ -187,7 +188,7 @@ _FREE = (
 
 def changed_mathematics(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:
     """The fields, as "loss.alpha: 0.2 -> 0.1", that a resumed run may not change."""
-    before, after = dict(_flat(to_json(old))), dict(_flat(to_json(new)))
+    before, after = dict(flat(to_json(old))), dict(flat(to_json(new)))
     return [
         f"{name}: {before.get(name, '(absent)')} -> {after.get(name, '(absent)')}"
         for name in sorted(before | after)
@@ -199,21 +200,13 @@ def _is_free(name: str) -> bool:
     return any(name == free or name.startswith(free + ".") for free in _FREE)
 
 
-def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(values, dict):
-        for key, value in values.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else key)
-    else:
-        yield prefix, values
-
-
 def override(config: ExperimentConfig, field: str, value: str) -> ExperimentConfig:
     """The config with one dotted field set from text; "loss", "model" or "data" alone switches the kind,
     which then starts from its defaults.
 
     Raises:
-        InputError: no such field (with the nearest one), or a value that it cannot hold.
-
+        InputError: no such field (with those there are, the nearest, and the kinds that have it), or a value
+            that it cannot hold.
     """
     values = to_json(config)
     if field in REGISTRIES:
@@ -224,8 +217,7 @@ def override(config: ExperimentConfig, field: str, value: str) -> ExperimentConf
     for name in path:
         place = place.get(name) if isinstance(place, dict) else None
     if not isinstance(place, dict) or last not in place or last == "kind" or isinstance(place[last], dict):
-        near = difflib.get_close_matches(field, [name for name, _ in _flat(values)], n=1)
-        raise InputError(f"no field {field}. " + (f"Did you mean {near[0]}?" if near else "See --help."))
+        raise InputError(missing(values, field, REGISTRIES))
     place[last] = _parsed(value, place[last])
     return from_json(values, source=f"{field}={value}")
 

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from sparseshot_jax import efficiency, sweep
-from sparseshot_jax.ablate import Trial
+from sparseshot_jax.ablate import Trial, check_once
 from sparseshot_jax.config import ExperimentConfig
 from sparseshot_jax.data.cases import Splits
 from sparseshot_jax.data.labels import wanted
@@ -76,13 +76,16 @@ def plan(
         InputError: fractions or seeds out of range or twice; data without a share to set, or with nothing
             to score on.
     """
-    if not fractions or not all(0.0 < one <= 1.0 for one in fractions) or _twice(fractions):
+    names = [f"{one:g}" for one in fractions]
+    if not fractions or not all(0.0 < one <= 1.0 for one in fractions):
         raise InputError(
-            "--fractions must be parts of your labels in (0, 1], none twice; got "
-            f"{' '.join(f'{one:g}' for one in fractions) or 'none'}. Try --fractions 0.125 0.25 0.5 1."
+            f"--fractions must be parts of your labels in (0, 1]; got {' '.join(names) or 'none'}. Try "
+            "--fractions 0.125 0.25 0.5 1."
         )
-    if not seeds or _twice(seeds):
-        raise InputError(f"--seeds must be whole numbers, none twice; got {list(seeds)}. Try --seeds 0 1 2.")
+    if not seeds:
+        raise InputError("--seeds must be whole numbers; got none. Try --seeds 0 1 2.")
+    check_once(names, "--fractions")
+    check_once([str(seed) for seed in seeds], "--seeds")
     if config.train.shards:
         raise InputError(
             f"train.shards must be empty for a curve: {config.train.shards} holds tiles cut with all their "
@@ -231,7 +234,3 @@ def _field(config: ExperimentConfig) -> str:
         f"the data must have a field keep, the share of the marks that is used; {type(config.data).__name__} "
         "has none. Add one, or use a folder, slides or a TFDS data set."
     )
-
-
-def _twice(values: Sequence[float | int]) -> bool:
-    return len(set(values)) < len(values)

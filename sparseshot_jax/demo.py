@@ -138,7 +138,7 @@ def _compare(comparison: _Comparison, base: ExperimentConfig, out: Path, splits:
         name = comparison.prefix + method.replace(", ", "_").replace(" ", "")
         config = dataclasses.replace(base, loss=loss, name=name)
         with training_progress(method) as reporter:
-            trained = experiment.train(config, out / name, splits=splits, reporter=reporter)
+            trained = experiment.train(config, out / name, extend=None, splits=splits, reporter=reporter)
         runs[method] = trained
         evaluations[method] = trained.evaluation_of(splits)
     for measure in comparison.measures:

@@ -60,7 +60,7 @@ def train(
     config: ExperimentConfig,
     folder: epath.PathLike | None = None,
     *,
-    extend: bool = False,
+    extend: bool | None = False,
     splits: Splits | None = None,
     facts: LabelFacts | None = None,
     reporter: Reporter | None = None,
@@ -75,7 +75,8 @@ def train(
         folder: a local path, gs:// or s3://; made where it does not exist. One that holds a run of the
             same config resumes it.
         extend: let a run of fewer steps go on to `config.train.steps`. Schedules of the threshold and
-            of the learning rate are then stretched to the new length, from where the run stands.
+            of the learning rate are then stretched to the new length, from where the run stands. None: as
+            False, and no error offers it.
         splits: the data, where it was read already.
         facts: of their labels, where the loss's open numbers are to follow from those of other data.
         reporter: whom to tell.
@@ -114,7 +115,7 @@ def opened(
     folder: epath.Path,
     layout: sharding.Layout,
     *,
-    extend: bool = False,
+    extend: bool | None = False,
     splits: Splits | None = None,
     facts: LabelFacts | None = None,
     reporter: Reporter,

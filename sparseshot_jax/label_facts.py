@@ -44,12 +44,17 @@ def label_facts(config: ExperimentConfig, splits: Splits, tiles: Tiles) -> Label
     share = counted if told is None else told
     return LabelFacts(
         share=share,
-        counted=counted if told and counted and not 1 / _APART < told / counted < _APART else None,
+        counted=counted if told and _contradicted(told, counted) else None,
         share_in_tiles=share_in_tiles(share, splits.train, config.tiles, len(tiles)),
         annotated_fraction=_annotated_fraction(config, tiles)
         if getattr(config.loss, "needs_prior", False)
         else None,
     )
+
+
+def _contradicted(told: float, counted: float | None) -> bool:
+    """Whether truth says so; a folder of which all marks are used has no other truth, and says nothing."""
+    return counted is not None and counted < 1.0 and not 1 / _APART < told / counted < _APART
 
 
 def told_share(config: ExperimentConfig) -> float | None:
@@ -145,8 +150,8 @@ def with_facts(
     note(f"{', '.join(parts)} are annotated: {values}.")
     if facts.counted is not None:
         warn(
-            f"the truth beside the marks counts {facts.counted:.1%}. labels.share is of the marks in the files, "
-            "before data.keep and its like take theirs: leave it out where all is marked there."
+            f"by the truth beside the marks it is {facts.counted:.1%}. labels.share is of the marks in the "
+            "files, before data.keep and its like take theirs: leave it out where all is marked there."
         )
     return dataclasses.replace(config, loss=fitted), dataclasses.asdict(facts) | {"loss": filled}
 

@@ -50,7 +50,7 @@ def train(
     config: ExperimentConfig,
     folder: epath.PathLike | None = None,
     *,
-    extend: bool = False,
+    extend: bool | None = False,
     splits: Splits | None = None,
     reporter: Reporter | None = None,
 ) -> Run:
@@ -77,7 +77,7 @@ def train(
         )
     folder = folder_path(folder or f"runs/{config.name}")
     reporter = reporter if reporter and processes.is_lead() else Reporter()
-    check_folder(folder, config, extend=False)
+    check_folder(folder, config, extend=None)
     splits = marked = config.data.load(config.labels, config.seed) if splits is None else splits
     check_data(folder / "round-0", data_record(splits))
     if processes.is_lead():

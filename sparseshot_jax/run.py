@@ -39,9 +39,7 @@ from sparseshot_jax.training.checkpoint import Checkpoints
 from sparseshot_jax.training.log import read_rows
 from sparseshot_jax.types import Detections, TrainState
 
-# Of a detection's score, down to which thresholds can be compared. Low: with a tenth of the labels and no
-# weight a cell that is certainly there has p near 0.02.
-FLOOR = 0.001
+FLOOR = 0.001  # of a detection's score; without a weight p ends near c, and thresholds are a part of that
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -260,9 +258,8 @@ class Run:
 
     def _options(self) -> dict[str, Any]:
         """All that may change after training and decides a score, as JSON reads it back."""
-        config = to_json(self.config)
-        decisive = {name: config[name] for name in ("predict", "measure")}
-        return json.loads(json.dumps(decisive | ({"floor": self.floor} if self.detects else {})))
+        config, own = to_json(self.config), {"floor": self.floor} if self.detects else {}
+        return json.loads(json.dumps({name: config[name] for name in ("predict", "measure")} | own))
 
     def measure(
         self,

@@ -79,8 +79,16 @@ def read_json(path: epath.PathLike) -> Any:
         raise InputError(f"{path} is not JSON: {error}. Correct it, or remove it.") from error
 
 
-def check_folder(folder: epath.PathLike, config: ExperimentConfig, *, extend: bool) -> None:
+def check_folder(
+    folder: epath.PathLike, config: ExperimentConfig, *, extend: bool | None, option: str = ""
+) -> None:
     """Refuse a folder that holds another run, or where not all can be written that the config asks for.
+
+    Args:
+        folder: of the run or the sweep.
+        config: what is to go on there.
+        extend: let the run there go on to more steps. None: the caller cannot, and no message offers it.
+        option: of the caller, that names another folder.
 
     Raises:
         InputError: names every field that would change the mathematics.
@@ -98,14 +106,11 @@ def check_folder(folder: epath.PathLike, config: ExperimentConfig, *, extend: bo
         if extend and old.train.steps < config.train.steps:
             changes = [change for change in changes if not change.startswith("train.steps:")]
         if changes:
-            hint = (
-                " To train for longer, add --extend."
-                if any(change.startswith("train.steps:") for change in changes)
-                else ""
-            )
+            longer = extend is False and old.train.steps < config.train.steps
+            hint = " To train for longer, add --extend." if longer else ""
             raise InputError(
                 f"{folder} holds a run of another config: {'; '.join(changes)}. Give these their old "
-                f"values to go on with it, or name another folder.{hint}"
+                f"values to go on with it, or name another folder{f' with {option}' if option else ''}.{hint}"
             )
     else:
         raise InputError(

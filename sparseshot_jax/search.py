@@ -90,10 +90,7 @@ def axes_of(texts: Sequence[str]) -> list[Axis]:
         InputError: as of `axis`, or a field named twice.
     """
     axes = [axis(text) for text in texts]
-    fields = [one.field for one in axes]
-    twice = sorted({field for field in fields if fields.count(field) > 1})
-    if twice:
-        raise InputError(f"a field has one axis; {', '.join(twice)} has several. Join their values.")
+    check_once([one.field for one in axes], "the axes of the search", "Join its values in one axis.")
     return axes
 
 

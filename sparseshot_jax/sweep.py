@@ -201,7 +201,8 @@ def run_trial(
     config = trial_config(config, trial)
     splits = splits_of(config)
     try:
-        run = rounds.train(config, folder_path(folder) / trial.name, splits=splits, reporter=reporter)
+        place = folder_path(folder) / trial.name
+        run = rounds.train(config, place, extend=None, splits=splits, reporter=reporter)
     except loop.Diverged as error:
         return {"error": str(error)}
     return score(run, splits, scoring)
@@ -224,6 +225,7 @@ def _train_together(
                 config,
                 folder / config.name,
                 own,
+                extend=None,
                 splits=splits_of(config),
                 reporter=reporter_of(config.name),
                 clock=clock,

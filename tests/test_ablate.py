@@ -102,6 +102,21 @@ def test_trials_run_once_in_order_and_a_killed_sweep_goes_on(tmp_path):
     assert told == [("x=1_seed=0", 10), ("x=2_seed=0", 20), ("x=3_seed=0", 30)]
 
 
+@pytest.mark.parametrize(
+    "line", ['{"a": 1}', "[1]", '{"trial": "x=1_seed=0", "sc', '{"trial": "x", "seed": "0"}']
+)
+def test_a_damaged_row_stops_the_sweep_and_no_other_is_lost(tmp_path, line):
+    trials, results = grid(["x=1,2,3"], [0]), tmp_path / "results.jsonl"
+    run_trials(trials[:2], one_by_one(lambda trial: {"score": 1}), results)
+    first, second = results.read_text().splitlines()
+    results.write_text(f"{first}\n{line}\n{second}\n")
+    with pytest.raises(
+        InputError, match=r"results\.jsonl, line 2: must be .*Correct that line, or remove it"
+    ):
+        run_trials(trials, lambda rest: pytest.fail("nothing is run"), results)
+    assert results.read_text().splitlines() == [first, line, second]
+
+
 def test_rows_come_in_the_order_asked_for(tmp_path):
     results = tmp_path / "results.jsonl"
     run_trials(grid(["x=1,2"], [0]), one_by_one(lambda trial: {}), results)

@@ -15,7 +15,7 @@ NAME = "sparseshot_jax"
 
 # Upward: a room imports rooms of earlier lines, and files of its own. Rooms of one line do not meet.
 ORDER = [
-    {"errors", "types", "hardware", "collectives", "flops", "operations"},
+    {"errors", "types", "fields", "hardware", "collectives", "flops", "operations"},
     {"codec", "losses", "models", "metrics", "data"},
     {"training"},
     {"predict"},

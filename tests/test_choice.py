@@ -37,6 +37,7 @@ def test_the_best_by_each_measure_and_what_the_sparse_one_loses():
         "scores": {"dice_pooled": pytest.approx(0.61), "lee_liu": pytest.approx(5.2)},
         "sd": {"dice_pooled": pytest.approx(0.02 / 2**0.5), "lee_liu": pytest.approx(1.6 / 2**0.5)},
         "n": 2,
+        "tied": [],
         "runner_up": {
             "values": {"loss": "focal"},
             # 6.0 - 4.0 and 4.4 - 4.5: seed by seed
@@ -71,6 +72,7 @@ def test_sparse_marks_choose_where_there_is_nothing_else():
     assert found["by"] == "sparse"
     assert found["conditions"][0]["chosen"]["sparse"] == {
         **{"values": {"loss": "b"}, "scores": {"lee_liu": 2.0}, "sd": {"lee_liu": None}, "n": 1},
+        "tied": [],
         "runner_up": {"values": {"loss": "a"}, "difference": {"mean": 1.0, "sd": None, "n": 1}},
     }
     assert words(found) == [
@@ -154,6 +156,40 @@ def test_with_one_seed_agreement_is_over_resampled_settings():
     # Both are drawn in 1 - 2 (2/3)^3 + (1/3)^3 of the resamples: 0.444; six sigma of 1000 draws.
     assert agreement["share"] == pytest.approx(1 - 0.444, abs=0.095)
     assert agreement["mean_regret"] == pytest.approx(0.1 * (1 - agreement["share"]))
+
+
+@pytest.mark.parametrize(
+    ("measure", "where"),
+    [
+        (
+            "dice_pooled",
+            "nothing was found at p > 0.5. Train longer, or choose by --measure dice_pooled_best.",
+        ),
+        ("f1_iou", "nothing was found at p > 0.5. Train longer, or choose by --measure f1_distance_best."),
+        ("dice_pooled_best", "nothing was found at any threshold. Train longer."),
+        ("lee_liu", "nothing was found above predict.threshold. Train longer."),
+    ],
+)
+def test_where_nothing_was_found_nothing_is_called_chosen(measure, where):
+    for names, whose in (("ab", "all 2 settings have"), ("a", "the only setting has")):
+        rows = rows_of({name: [(0.0,), (0.0,)] for name in names}, (measure,))
+        found = choose(rows, fields=["loss"], measure="" if measure == "lee_liu" else measure)
+        kind = "sparse" if measure == "lee_liu" else "dense"
+        assert words(found) == [f"nothing chosen by {kind} marks: {whose} {measure} 0: {where}"]
+
+
+def test_settings_that_tie_are_said_to():
+    rows = rows_of({"a": [(0.5,), (0.7,)], "b": [(0.7,), (0.5,)]}, ("dice_pooled",))
+    found = choose(rows, fields=["loss"])
+    assert found["conditions"][0]["chosen"]["dense"]["tied"] == [{"loss": "b"}]
+    (line,) = words(found)
+    assert line.startswith(
+        "nothing chosen by dense marks: all 2 settings have the same mean, dice_pooled 0.6000"
+    )
+    rows += rows_of({"c": [(0.1,), (0.1,)]}, ("dice_pooled",))
+    lines = words(choose(rows, fields=["loss"]))
+    assert lines[0].startswith("best by dense marks (chosen): loss a; dice_pooled 0.6000")
+    assert lines[1:] == ["as good, and no worse a choice: loss b"]
 
 
 def test_measures_without_an_order():

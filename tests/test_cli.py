@@ -1,13 +1,18 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from sparseshot_jax import cli, experiment, sweep
+from sparseshot_jax.cli.arguments import config_with, source_config
+from sparseshot_jax.config import load_config
+from sparseshot_jax.losses import Huber
 
+ROOT = Path(__file__).parents[1]
 CONFIG = """
 from sparseshot_jax.config import ExperimentConfig, PredictSpec, TrainSpec
 from sparseshot_jax.training.sharding import MeshSpec
@@ -70,6 +75,46 @@ def test_help_of_a_config_lists_its_fields_with_their_meaning(call, place):
         assert option in output
     assert "optimiser steps of the whole run" in output
     assert "the folder that holds images/" in output
+
+
+@pytest.mark.parametrize("verb", ["ablate", "curve"])
+def test_help_of_a_verb_with_set_lists_the_fields_of_the_config(call, place, verb):
+    status, output = call(verb, place / "example.py", "--help")
+    assert status == 0
+    words = " ".join(output.split())
+    assert "loss (focal_exclusive): schedule, rho, two_sided, mask_by, alpha, decision, gamma" in words
+    assert "mesh.data, mesh.fsdp" in words
+    status, output = call(verb, "--help")
+    assert "lists its fields, for --" in " ".join(output.split())
+
+
+@pytest.mark.parametrize("model", ["unet", "yollo"])
+def test_data_without_a_config_are_trained_on_as_the_shipped_configs_are(place, model):
+    (place / "slides").mkdir(exist_ok=True)
+    for source, name in ((place / "data", "tnbc"), (place / "slides", "slide")):
+        config, rest = source_config(str(source), ["--model", model, "--train.steps", "3"])
+        shipped = load_config(ROOT / "configs" / f"{model}_{name}.py")
+        assert rest == ["--train.steps", "3"]
+        assert (type(config.model), type(config.data)) == (type(shipped.model), type(shipped.data))
+        assert config.loss == shipped.loss
+        assert config.tiles.annotated_share == shipped.tiles.annotated_share
+        assert config.train.ema_decay == shipped.train.ema_decay
+    config, _ = source_config(str(place / "data"), [f"--model={model}", "--loss", "huber"])
+    assert config.loss == Huber()
+
+
+@pytest.mark.parametrize("verb", ["train", "profile"])
+def test_help_says_how_data_without_a_config_are_trained_on(call, verb):
+    _, output = call(verb, "--help")
+    assert "cross-entropy with the weight of unmarked ground by the share" in " ".join(output.split())
+    assert "--labels.share 0.3" in output
+
+
+@pytest.mark.parametrize("kinds", ["first", "last"])
+def test_a_kind_is_set_before_its_fields_wherever_it_stands(place, kinds):
+    assignments = ["loss=huber", "loss.delta=0.25"]
+    config = config_with(str(place / "example.py"), assignments[:: 1 if kinds == "first" else -1])
+    assert config.loss == Huber(delta=0.25)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +256,8 @@ def test_an_ablation_compiles_once_a_loss_and_is_not_run_twice(call, place, tmp_
     status, output = call(*arguments[:-1], "train.steps=3")
     assert status == 2
     assert "train.steps: 2 -> 3" in output
+    assert "name another folder with --out." in output
+    assert "--extend" not in output  # an option of train alone
 
 
 @pytest.mark.parametrize(
@@ -220,6 +267,8 @@ def test_an_ablation_compiles_once_a_loss_and_is_not_run_twice(call, place, tmp_
         (("--grid", "loss.alhpa=1,2"), "Did you mean loss.alpha?"),
         (("--set", "train.steps"), "--set reads FIELD=VALUE"),
         (("--set", "train.stepz=3"), "Did you mean train.steps?"),
+        (("--set", "loss.delta=1"), "loss is focal_exclusive, which has schedule"),
+        (("--set", "loss.delta=1"), "huber has it: add --set loss=huber."),
     ],
 )
 def test_a_mistake_in_an_ablation(call, place, tmp_path, options, part):

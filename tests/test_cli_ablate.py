@@ -186,9 +186,12 @@ def test_a_search_by_optuna_is_resumed_as_it_was(call, config, tmp_path, told, m
         (("--random", "loss.alpha"), "FIELD=LOW:HIGH"),
         (("--random", "loss.alhpa=0:1"), "Did you mean loss.alpha?"),
         (("--optuna", "loss.alpha=0.1:1", "--grid", "seed=1"), "takes no --grid"),
-        (("--random", "loss.alpha=0.1:1", "--grid", "loss.alpha=1"), "both set loss.alpha"),
+        (
+            ("--random", "loss.alpha=0.1:1", "--grid", "loss.alpha=1"),
+            "loss.alpha: named twice in --grid and --random",
+        ),
         (("--random", "loss.alpha=0.1:1", "--trials", "0"), "--trials must be at least 1"),
-        (("--seeds", "1", "1"), "none twice"),
+        (("--seeds", "1", "1"), "1: named twice in --seeds"),
         (("--choose-by", "sparse", "--set", "data.validation=[]"), "need validation images"),
         (
             ("--grid", "seed=1,2"),
@@ -213,6 +216,15 @@ def test_a_mistake(call, config, tmp_path, options, part):
     status, output = call("ablate", config, "--out", tmp_path / "sweep", *options)
     assert status == 2, output
     assert part in output
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_share_that_no_data_can_have_is_found_before_a_trial_trains(call, tmp_path, told):
+    arguments = ("ablate", ROOT / "configs" / "unet_demo.py", "--out", tmp_path / "sweep")
+    status, output = call(*arguments, "--grid", "data.keep=0.3,1.5")
+    assert status == 2, output
+    assert "data.keep must be a share in (0, 1]; got 1.5" in output
+    assert not told
     assert not (tmp_path / "sweep").exists()
 
 

@@ -208,9 +208,25 @@ def test_a_bare_folder_and_shards_of_it(call, place, tmp_path):
     assert status == 0, output
     row = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
     assert row["box_loss"] > 0  # tiles of shards hold objects
+    # All objects are marked, and the weight follows: 0.125 / (1 - 0.125).
+    facts = json.loads((tmp_path / "run" / "label_facts.json").read_text())
+    assert facts["share"] == 1.0
+    assert facts["loss"]["background_weight"] == pytest.approx(1 / 7)
     status, output = call("train", source, *options[2:], "--run", tmp_path / "other")
     assert status == 2  # a U-Net has no width
     assert "--model.width" in output
+
+
+def test_a_bare_slide_wants_to_be_told_the_share(call, tmp_path):
+    image, _, centres, _ = drawn(np.random.default_rng(3))
+    Image.fromarray(image).save(tmp_path / "slide.png")
+    write_geojson(tmp_path / "slide.geojson", Annotations.from_points(centres, "blue"))
+    options = ("--model", "yollo", "--data.mpp", "0.5", "--tiles.tile_px", "64", "--tiles.min_tissue", "0")
+    status, output = call("train", tmp_path / "slide.png", *options, "--run", tmp_path / "run")
+    assert status == 2
+    assert "these data do not tell it" in output
+    assert "labels.share 0.3, or give loss.background_weight a number" in output
+    assert not (tmp_path / "run").exists()
 
 
 def test_polygons_and_points_of_qupath_are_boxes_to_a_detector(call, tmp_path):

@@ -71,17 +71,24 @@ def test_shipped_configs(path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: v.pop("model"), r"required field missing @ config\.model"),
-        (lambda v: v["tiles"].update(tile_pix=3), "tile_pix"),
-        (lambda v: v["tiles"].update(tile_px="wide"), r"expected int @ config\.tiles\.tile_px"),
+        (lambda v: v.pop("model"), r"model is missing"),
+        (lambda v: v["tiles"].update(tile_pix=3), r"tiles has no field tile_pix; it has tile_px, mpp"),
+        (lambda v: v["tiles"].update(tile_px="wide"), r"tiles\.tile_px must be a whole number; got 'wide'"),
         (lambda v: v["loss"].update(kind="focol"), "no loss of kind 'focol'. Did you mean focal?"),
         (lambda v: v["loss"].pop("kind"), "no loss of kind None"),
-        (lambda v: v.update(loss=3), r"config\.loss"),
+        (lambda v: v.update(loss=3), r"loss must be a JSON object of fields; got 3"),
+        (
+            lambda v: v["labels"].update(ring_um=[1]),
+            r"ring_um must be a list of 2 numbers or None; got \[1\]",
+        ),
         (lambda v: v["loss"].update(alpha=-1), r"alpha must be >= 0\.0; got -1\.0"),
-        (lambda v: v["data"].update(train="abc"), r"config\.data\.train"),
-        (lambda v: v["augment"].update(dihedral="False"), r"expected bool @ config\.augment\.dihedral"),
-        (lambda v: v["train"].update(steps=2.5), r"expected int @ config\.train\.steps"),
-        (lambda v: v["train"].update(steps=True), r"expected int @ config\.train\.steps"),
+        (lambda v: v["data"].update(train="abc"), r"data\.train must be a list of texts; got 'abc'"),
+        (
+            lambda v: v["augment"].update(dihedral="False"),
+            r"augment\.dihedral must be True or False; got 'False'",
+        ),
+        (lambda v: v["train"].update(steps=2.5), r"train\.steps must be a whole number; got 2\.5"),
+        (lambda v: v["train"].update(steps=True), r"train\.steps must be a whole number; got True"),
     ],
 )
 def test_a_wrong_config_json_says_what_and_where(change, message):
@@ -138,6 +145,33 @@ def test_an_override_sets_one_field(field, text, value):
     assert override(before, field, text) == after
 
 
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        (
+            "loss.rho",
+            r"no field loss\.rho: loss is cross_entropy, which has background_weight, decision; exclusive, "
+            r"focal_exclusive, official have it: add --set loss=exclusive\.",
+        ),
+        (
+            "loss.alpah",
+            r"decision\. Did you mean loss\.alpha\? focal_exclusive, .*: add --set loss=focal_excl",
+        ),
+        (
+            "loss.decisoin",
+            r"Did you mean loss\.decision\? loss is cross_entropy, which has background_weight",
+        ),
+        ("los.rho", r"there is no los\. Did you mean loss\? loss is cross_entropy, which has"),
+        ("loss.zzz", r"no field loss\.zzz: loss is cross_entropy, which has background_weight, decision\.$"),
+        ("loss.kind", r"another kind is given by loss=NAME, cross_entropy, exclusive"),
+        ("model.width", r"model is unet, which has base, .*; yollo has it: add --set model=yollo\."),
+    ],
+)
+def test_a_field_of_another_kind_names_the_kinds_that_have_it(field, message):
+    with pytest.raises(InputError, match=message):
+        override(make(loss=CrossEntropy()), field, "1")
+
+
 def test_switching_a_kind_starts_from_its_defaults():
     assert override(make(), "loss", "cross_entropy") == make(loss=CrossEntropy())
     assert override(make(), "model", "unet") == make(model=UNetSpec())
@@ -150,13 +184,18 @@ def test_switching_a_kind_starts_from_its_defaults():
         ("los.alpha", "1", r"Did you mean loss\.alpha\?"),
         ("loss.alpha.x", "1", r"no field loss\.alpha\.x"),
         ("loss.kind", "focal", r"no field loss\.kind"),
-        ("train", "3", "no field train"),
+        ("train", "3", r"no field train: it holds train\.steps, .* Give one of these"),
+        ("los", "focal", r"no field los\. Did you mean loss\? CONFIG has name, data, model, loss"),
+        ("trian.steps", "3", r"no field trian\.steps\. Did you mean train\.steps\?"),
+        ("train.mesh.dat", "1", r"Did you mean train\.mesh\.data\? train\.mesh has data, fsdp"),
+        ("base", "8", r"no field base: CONFIG has .* Did you mean model\.base\?"),
         ("loss", "focl", "Did you mean focal?"),
         ("loss", "", "There are: cross_entropy"),
-        ("loss.alpha", "much", r"loss\.alpha=much: .*expected float"),
-        ("train.steps", "2.5", r"train\.steps=2\.5: .*expected int"),
+        ("loss.alpha", "much", r"loss\.alpha must be a number or None; got 'much'\."),
+        ("train.steps", "2.5", r"train\.steps must be a whole number; got 2\.5\."),
+        ("labels.share", "[1]", r"labels\.share must be a number or None; got \[1\]\."),
         ("train.steps", "0", r"train\.steps must be at least 1; got 0"),
-        ("augment.dihedral", "no", "expected bool"),
+        ("augment.dihedral", "no", r"augment\.dihedral must be True or False; got 'no'"),
         ("tiles.tile_px", "250", r"divisible by 4.*Try 248 or 252"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from sparseshot_jax import curve, sweep
+from sparseshot_jax.ablate import ROW_KEYS
 from sparseshot_jax.config import load_config, override
 from sparseshot_jax.data.sources import SlideSource
 from sparseshot_jax.errors import InputError
@@ -74,7 +75,7 @@ def undisturbed(place, tmp_path_factory):
 
 
 def test_three_fractions_end_to_end(undisturbed):
-    rows = read_rows(undisturbed / "results_validation.jsonl")
+    rows = read_rows(undisturbed / "results_validation.jsonl", ROW_KEYS)
     assert [(row["fraction"], row["objects"], row["data.keep"]) for row in rows] == [
         (0.25, 2, "0.25"),
         (0.5, 4, "0.5"),
@@ -101,16 +102,20 @@ def test_three_fractions_end_to_end(undisturbed):
 
 def test_the_words_are_told_and_more_fractions_go_on(call, place, undisturbed, tmp_path):
     """A fourth fraction trains alone, and then there is a law or a reason."""
-    before = [row["trial"] for row in read_rows(undisturbed / "results_validation.jsonl")]
+    before = [row["trial"] for row in read_rows(undisturbed / "results_validation.jsonl", ROW_KEYS)]
     status, output = call(*options(place, undisturbed, 0.125, 0.25, 0.5, 1))
     assert status == 0, output
     assert "8 annotated objects; data.keep thins them; scored on the validation part." in output
     assert "With 8 objects you have Dice at p > 0.5 0." in output
     assert "for 4 trials" in output
-    rows = read_rows(undisturbed / "results_validation.jsonl")
+    rows = read_rows(undisturbed / "results_validation.jsonl", ROW_KEYS)
     assert [row["trial"] for row in rows] == [*before, "data.keep=0.125_seed=0"]
     found = json.loads((undisturbed / "curve.json").read_text())["measures"]["dice_pooled"]
     assert "there are" not in (found["why_no_law"] or "")
+    status, output = call(*options(place, undisturbed, 0.5, 1, set="train.steps=99"))
+    assert status == 2
+    assert "-> 99. Give these their old values to go on with it, or name another folder with --out." in output
+    assert "--extend" not in output  # an option of train alone
 
 
 def test_a_curve_that_was_stopped_goes_on(call, place, undisturbed, tmp_path, monkeypatch):
@@ -129,7 +134,7 @@ def test_a_curve_that_was_stopped_goes_on(call, place, undisturbed, tmp_path, mo
     monkeypatch.setattr(sweep.rounds, "train", train)
     assert call(*options(place, tmp_path / "out", 0.25, 0.5, 1))[0] == 0
     rows, whole = (
-        read_rows(folder / "results_validation.jsonl") for folder in (tmp_path / "out", undisturbed)
+        read_rows(folder / "results_validation.jsonl", ROW_KEYS) for folder in (tmp_path / "out", undisturbed)
     )
     assert rows == whole[:3]
 
@@ -150,7 +155,7 @@ def test_marks_held_out_are_scored_by_recall(call, place, tmp_path):
     status, output = call(*options(tmp_path, tmp_path / "out", 0.5, 1))
     assert status == 0, output
     assert "data.train_keep thins them; scored by the recall on marks held out of training" in output
-    rows = read_rows(tmp_path / "out" / "results_held_out.jsonl")
+    rows = read_rows(tmp_path / "out" / "results_held_out.jsonl", ROW_KEYS)
     assert rows[0]["held_out"] == rows[1]["held_out"] == 3
     assert [row["objects"] for row in rows] == [3, 5]
     assert all(0.0 <= row["recall"] <= 1.0 and 0.0 <= row["predicted_area"] <= 1.0 for row in rows)
@@ -203,10 +208,10 @@ def test_which_part_is_scored(config):
     [
         ((0.0, 0.5), (0,), r"in \(0, 1\].*got 0 0\.5"),
         ((0.5, 1.5), (0,), r"got 0\.5 1\.5"),
-        ((0.5, 0.5), (0,), "none twice"),
+        ((0.5, 0.5), (0,), r"0\.5: named twice in --fractions"),
         ((), (0,), "got none"),
-        ((0.5,), (), "--seeds"),
-        ((0.5,), (1, 1), "--seeds"),
+        ((0.5,), (), "--seeds .* got none"),
+        ((0.5,), (1, 1), "1: named twice in --seeds"),
     ],
 )
 def test_fractions_and_seeds_that_are_none(config, fractions, seeds, message):

@@ -227,9 +227,15 @@ def test_a_share_that_the_truth_contradicts_is_said(config):
     warnings = []
     _, facts = facts_of(dataclasses.replace(config, labels=LabelSpec(share=0.25)), warn=warnings.append)
     assert (facts["share"], facts["counted"]) == (0.0625, 0.25)
-    assert [text[:60] for text in warnings] == [
-        "the truth beside the marks counts 25.0%. labels.share is of "
-    ]
+    assert len(warnings) == 1
+    assert "by the truth beside the marks it is 25.0%. labels.share" in warnings[0]
+
+
+def test_a_folder_that_is_sparse_itself_has_no_truth_to_contradict_it(config):
+    sparse = dataclasses.replace(config, data=dataclasses.replace(config.data, keep=1.0))
+    warnings = []
+    _, facts = facts_of(dataclasses.replace(sparse, labels=LabelSpec(share=0.25)), warn=warnings.append)
+    assert (facts["share"], facts["counted"], warnings) == (0.25, None, [])
 
 
 def test_marks_that_are_held_out_are_unmarked_objects_to_the_training(config):

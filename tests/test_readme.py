@@ -5,11 +5,16 @@ import shlex
 from pathlib import Path
 
 import pytest
+import tyro
 
 from sparseshot_jax import cli
+from sparseshot_jax.ablate import grid
+from sparseshot_jax.cli.ablate import Ablate
+from sparseshot_jax.cli.arguments import config_with
 from sparseshot_jax.data.annotations import Annotations
 from sparseshot_jax.data.formats.geojson import read_geojson, write_geojson
 from sparseshot_jax.data.synthetic.scene import draw_slide
+from sparseshot_jax.sweep import trial_config
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -33,6 +38,16 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     return tmp_path
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.py")), ids=lambda path: path.stem)
+def test_the_sweep_can_be_made_of_every_config(path):
+    (line,) = re.findall(r"`sparseshot (ablate CONFIG .*?)`", README)
+    chosen = tyro.cli(Ablate, args=shlex.split(line)[2:])
+    config = config_with(str(path), chosen.set)
+    trials = grid(chosen.grid, chosen.seeds)
+    schedules = [trial_config(config, trial).loss.schedule for trial in trials]
+    assert schedules == ["sigmoid"] * 3 + ["linear"] * 3 + ["fixed"] * 3
 
 
 @pytest.mark.slow

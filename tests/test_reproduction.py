@@ -212,14 +212,22 @@ def test_a_diverged_run_is_not_scored_and_tables_say_so(tmp_path):
     bench = bench_of(tmp_path)
     cell = plan.Cell(data="tnbc_detection", method=plan.FOCAL, keep=0.3, seeds=(0, 1))
     trials = trials_of(cell, bench.config(cell.data, "report"))
-    write_rows(
-        bench.runs / cell.data / "report", [{"trial": trial.name, "error": "loss is nan"} for trial in trials]
-    )
+    rows = [{"trial": trial.name, "seed": trial.seed, "error": "loss is nan"} for trial in trials]
+    write_rows(bench.runs / cell.data / "report", rows)
     seeds = bench.scored([cell])[cell.data, cell.method, cell.keep]
     assert seeds == {0: None, 1: None}
     assert cell_text(seeds, "fixed", "f1_distance") == "diverged (2 of 2 seeds)"
     some = {0: evaluation(0.5), 1: None, 2: evaluation(0.7)}
     assert cell_text(some, "fixed", "f1_distance") == "0.600 ± 0.141, diverged (1 of 3 seeds)"
+
+
+def test_a_damaged_row_is_named(tmp_path):
+    from sparseshot_jax.errors import InputError
+
+    bench = bench_of(tmp_path)
+    write_rows(bench.runs / "tnbc_detection" / "report", [{"trial": "a", "seed": 0}, {"event": "train"}])
+    with pytest.raises(InputError, match=r"results\.jsonl, line 2: must be a JSON object with 'trial'"):
+        bench.rows("tnbc_detection", "report")
 
 
 def test_a_run_of_another_config_is_refused(tmp_path):
@@ -310,6 +318,14 @@ def test_only_whole_tables_of_a_real_budget_go_into_the_documentation(monkeypatc
         reproduce_tables.main()
 
 
+def test_a_call_that_asks_for_nothing_says_what_to_ask_for(monkeypatch):
+    import reproduce_tables
+
+    monkeypatch.setattr(sys, "argv", ["reproduce_tables.py", "--root", "data"])
+    with pytest.raises(SystemExit, match="--table 1 2 3, --figure 3 4 5 or --rivals"):
+        reproduce_tables.main()
+
+
 def test_data_sets_are_named_alike_in_plan_and_options():
     import typing
 
@@ -336,7 +352,7 @@ def test_the_best_rival_is_chosen_on_validation_images_of_both_tasks(tmp_path):
             score = {"nnPU": 0.7, "official": 0.9}.get(method, 0.1 + 0.01 * k)
             diverged = method == "official" and name == "tnbc_detection"
             values = {"error": "nan"} if diverged else {plan.DATA_SETS[name].measure: score}
-            rows.append({"trial": trial.name, **values})
+            rows.append({"trial": trial.name, "seed": trial.seed, **values})
         write_rows(bench.runs / name / "choose", rows)
     assert bench.best_rival() == "nnPU"
 
@@ -370,19 +386,119 @@ def test_parts_say_how_they_were_made(tmp_path):
     assert f"**{plan.FOCAL_ECE} less {plan.DEFAULT}, paired" in texts["figure 4"]
     assert "diverged (3 of 3 seeds)" in texts["figure 5"]
     assert (tmp_path / "docs" / "figure_5.png").stat().st_size > 10_000
+    assert "![Dice, mean over images, over the share of the labels, a line a method, at" in texts["figure 4"]
+    assert "over: TNBC, detection and CRCHistoPhenotypes, detection.](figure_5.png)" in texts["figure 5"]
+
+
+def points_of(cells):
+    from reproduction.pictures import _point
+
+    return [_point(keep, seeds, "fixed", "f1_distance") for keep, seeds in cells]
 
 
 def test_a_method_without_values_is_not_drawn():
     from matplotlib.figure import Figure
 
-    from reproduction.pictures import _curve
+    from reproduction.pictures import _panel
 
     axes = Figure().subplots()
     cells = [(0.3, {0: None}), (0.6, {0: None})]
-    assert _curve(axes, cells, "tnbc_detection", "fixed", 0) is None
+    assert _panel(axes, {"ours": points_of(cells)}) == {}
     assert not axes.lines
-    line = _curve(axes, [*cells, (1.0, {0: evaluation(0.5)})], "tnbc_detection", "fixed", 0)
-    assert np.isnan(np.asarray(line.lines[0].get_ydata(), float)).tolist() == [True, True, False]
+    drawn = _panel(axes, {"ours": points_of([*cells, (1.0, {0: evaluation(0.5)})])})
+    assert np.isnan(np.asarray(drawn["ours"].get_ydata(), float)).tolist() == [True, True, False]
+
+
+def test_bars_are_of_images_for_one_seed_and_of_seeds_for_several():
+    from matplotlib.figure import Figure
+
+    from reproduction import pictures
+
+    single = evaluation(0.5)
+    single["operating_points"]["fixed"]["f1_distance"] |= {"low": None, "high": None}
+    of_one, of_two, of_one_image = points_of(
+        [
+            (0.1, {0: evaluation(0.5), 1: None}),
+            (0.3, {0: evaluation(0.5), 1: evaluation(0.7)}),
+            (1.0, {0: single}),
+        ]
+    )
+    assert (of_one.low, of_one.high, of_one.bar) == (0.4, 0.6, pictures._ONE)
+    assert (of_two.low, of_two.high) == pytest.approx((0.6 - 0.02**0.5, 0.6 + 0.02**0.5))
+    assert of_two.bar == pictures._SEVERAL
+    assert of_one_image.bar == ""
+    axes = Figure().subplots()
+    drawn = pictures._panel(axes, {"ours": [of_one, of_two, of_one_image], "theirs": [of_one]})
+    assert set(drawn) == {"ours", "theirs", pictures._ONE, pictures._SEVERAL}
+    ours, theirs = (drawn[name].get_xdata()[0] for name in ("ours", "theirs"))
+    assert (ours + theirs) / 2 == pytest.approx(0.1)
+    assert theirs > ours
+
+
+def test_an_axis_spans_the_data_and_a_value_far_below_is_told_at_its_rim():
+    from matplotlib.figure import Figure
+
+    from reproduction import pictures
+
+    near = points_of([(0.1 * k, {0: evaluation(0.7 + 0.01 * k)}) for k in range(1, 6)])
+    axes = Figure().subplots()
+    assert pictures._BELOW not in pictures._panel(axes, {"ours": near})
+    low, high = axes.get_ylim()
+    assert 0.55 < low < 0.61
+    assert 0.85 < high < 0.9
+    assert not axes.texts
+    lost = points_of([(0.1, {0: evaluation(0.0)})])
+    assert pictures._BELOW in pictures._panel(axes, {"ours": near, "theirs": lost})
+    assert axes.get_ylim()[0] > 0.5
+    assert [text.get_text() for text in axes.texts] == ["0.00"]
+    # Where half of the values are low they are no exception.
+    both = near + points_of([(0.1 * k, {0: evaluation(0.0)}) for k in range(1, 6)])
+    assert pictures._limits(both)[0] < 0
+
+
+def test_the_picture_is_of_the_image_of_median_score():
+    from reproduction.examples import _typical
+
+    def of(**images):
+        return {
+            "per_image": [
+                {"name": name, "points": {"fixed": {"distance": counts}}} for name, counts in images.items()
+            ]
+        }
+
+    # F1 in the mean of both: a 0.9, b 0.5, c 0.25, d 0.
+    ours = of(a=[9, 1, 1], b=[5, 0, 0], c=[1, 1, 1], d=[0, 3, 3])
+    theirs = of(a=[9, 1, 1], b=[0, 0, 5], c=[0, 0, 2], d=[0, 0, 0])
+    assert _typical([ours, theirs]) == "c"
+    assert _typical([evaluation(0.5, task="segmentation")]) == "b"
+
+
+@pytest.mark.parametrize("detects", [True, False])
+def test_a_legend_tells_of_what_is_there(detects, tmp_path):
+    from reproduction import examples
+    from sparseshot_jax.report import DetectionPanel, Panel, Predicted
+
+    image, mask = np.full((64, 64, 3), 200, np.uint8), np.zeros((64, 64))
+    mask[10:20, 10:20] = 1
+    box = np.array([[10.0, 10.0, 20.0, 20.0]])
+    none = Predicted(boxes_yxyx_px=np.zeros((0, 4)), score=np.zeros(0))
+    every = Predicted(boxes_yxyx_px=box, score=np.ones(1))
+
+    def panel(*found):
+        names = {str(k): one for k, one in enumerate(found)}
+        if detects:
+            boxes = {name: every if one else none for name, one in names.items()}
+            return DetectionPanel(title="a", image=image, mpp=0.5, predictions=boxes, truth=box)
+        maps = {name: mask * one for name, one in names.items()}
+        return Panel(title="a", image=image, predictions=maps, truth=mask > 0)
+
+    texts = [text.split(":")[0].split(",")[0] for _, text in examples._legend(panel(1, 0))]
+    hit, miss = ("hit", "miss") if detects else ("predicted", "true object that no prediction matches")
+    assert texts == ["true object", hit, miss]
+    assert len(examples._legend(panel(1))) == 2
+    examples._sheet(panel(1, 0, 1, 1), "toy", "a", tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.width < picture.height  # three rows: four methods, three to a row
 
 
 def test_sections_replace_what_stands_between_their_marks(tmp_path):

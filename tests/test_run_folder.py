@@ -90,6 +90,10 @@ def test_another_config_is_refused_once_there_is_a_checkpoint(folder):
     with pytest.raises(InputError, match=r"add --extend"):
         check_folder(folder, longer, extend=False)
     check_folder(folder, longer, extend=True)
+    # A caller without the option, and a run that is to be shorter.
+    for other, extend in ((longer, None), (config_of(steps=3), False)):
+        with pytest.raises(InputError, match=r"name another folder with --out\.$"):
+            check_folder(folder, other, extend=extend, option="--out")
 
 
 def test_other_data_are_refused(folder):

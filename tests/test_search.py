@@ -38,7 +38,7 @@ def test_an_axis_that_is_none(text, part):
 
 
 def test_a_field_has_one_axis():
-    with pytest.raises(InputError, match=r"rho has several"):
+    with pytest.raises(InputError, match=r"rho: named twice in the axes of the search\. Join its values"):
         search.axes_of(["rho=1:2", "rho=3,4"])
 
 

@@ -1,18 +1,41 @@
-"""Evaluations and runs -> the paper's figures 3 to 5 as PNG."""
+"""Evaluations -> the paper's figures 4 and 5 as PNG, as wide as a page of documentation."""
 
+import dataclasses
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reproduction.plan import DATA_SETS, Budget, Cell, figure
-from reproduction.runs import Bench, Evaluations, Seeds, pairs
-from reproduction.tables import POINTS, at_point, value_of
-from sparseshot_jax import pictures
-from sparseshot_jax.data.cases import Splits
-from sparseshot_jax.report.figures import LINES, STYLE
+import numpy as np
 
+from reproduction.plan import DATA_SETS, Budget, figure
+from reproduction.runs import Evaluations, Seeds, pairs
+from reproduction.tables import MEASURES, at_point
+from sparseshot_jax.report.figures import LINES, MUTED, STYLE
+
+_POINTS = {"fixed": "p > 0.5", "carried_over": "threshold carried over"}
 _MARKS = "os^Dv*P"
+WIDTH = 9.5  # inches
+_APART = 0.018  # of the share of the labels, between two methods
+_BARS: dict[str, dict[str, Any]] = {
+    "one seed: 95 % bootstrap interval over images": {"elinewidth": 1.0, "alpha": 0.6},
+    "several seeds: ± standard deviation": {"elinewidth": 2.2, "capsize": 3.5, "capthick": 1.6},
+}
+_ONE, _SEVERAL = _BARS
+_BELOW = "value below the panel"
+_AXES = "Each panel has its own y axis."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Point:
+    """A method at a share of the labels; nan where no run has a value."""
+
+    keep: float
+    mean: float
+    low: float
+    high: float
+    bar: str = ""  # key of _BARS; "" where there is none
 
 
 def curves(found: Evaluations, number: int, budget: Budget, path: Path) -> None:
@@ -22,73 +45,93 @@ def curves(found: Evaluations, number: int, budget: Budget, path: Path) -> None:
 
     sets = list(dict.fromkeys(cell.data for cell in figure(number, budget)))
     with matplotlib.rc_context(STYLE):
-        sheet = Figure(figsize=(9.5, 3.6 * len(sets) + 0.5), layout="constrained")
-        grid = sheet.subplots(len(sets), 2, sharey=True, squeeze=False)
+        sheet = Figure(figsize=(WIDTH, 3.4 * len(sets) + 0.8), layout="constrained")
         drawn: dict[str, Any] = {}
-        for row, data in zip(grid, sets):
-            for axes, point in zip(row, ("fixed", "carried_over")):
-                for k, method in enumerate(budget.figures):
-                    line = _curve(axes, list(pairs(found, data, method)), data, point, k)
-                    drawn |= {} if line is None else {method: line}
-                axes.set(title=f"{DATA_SETS[data].title}: {POINTS[point]}", ylim=(-0.02, 1.0))
-                axes.set(xlabel="share of the labels", ylabel=DATA_SETS[data].measure.replace("_", " "))
-        # Below all axes: inside it would lie on the curves of one data set or another.
-        sheet.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=3)
+        for row, data in zip(sheet.subplots(len(sets), 2, squeeze=False), sets):
+            measure = DATA_SETS[data].measure
+            for axes, point in zip(row, _POINTS):
+                lines = {
+                    method: [
+                        _point(keep, seeds, point, measure) for keep, seeds in pairs(found, data, method)
+                    ]
+                    for method in budget.figures
+                }
+                drawn |= _panel(axes, lines)
+                axes.set(title=DATA_SETS[data].title, ylabel=MEASURES[measure])
+                axes.set_title(_POINTS[point], loc="right", fontweight="normal", fontsize=9)
+        # Below all axes: inside they would lie on the curves of one data set or another.
+        about = [name for name in (*_BARS, _BELOW) if name in drawn]
+        methods = [name for name in budget.figures if name in drawn]
+        for names, place, columns, title in ((methods, "left", 2, ""), (about, "right", 1, _AXES)):
+            style: dict[str, Any] = {"ncols": columns, "title": title, "title_fontsize": 8}
+            style |= {"alignment": "left", "loc": f"outside lower {place}"}
+            sheet.legend([drawn[n] for n in names], names, **style)
         sheet.savefig(path, dpi=120)
 
 
-def _curve(axes: Any, cells: Sequence[tuple[float, Seeds]], data: str, point: str, k: int) -> Any:
-    """One method's line, broken where a share has no value; None where none has, and nothing is drawn."""
-    measure = DATA_SETS[data].measure
-    values = [
-        [value_of(evaluation, point, measure) for evaluation in at_point(seeds, point)] for _, seeds in cells
-    ]
-    if not any(values):
-        return None
-    shares = [keep for keep, _ in cells]
-    means = [statistics.mean(some) if some else float("nan") for some in values]
-    spreads = [statistics.stdev(some) if len(some) > 1 else 0.0 for some in values]
-    about = {"color": LINES[k % len(LINES)], "marker": _MARKS[k % len(_MARKS)], "capsize": 2}
-    return axes.errorbar(shares, means, yerr=spreads, **about)
+def _point(keep: float, seeds: Seeds, point: str, measure: str) -> _Point:
+    there = [evaluation["operating_points"][point][measure] for evaluation in at_point(seeds, point)]
+    if not there:
+        return _Point(keep=keep, mean=math.nan, low=math.nan, high=math.nan)
+    mean = statistics.mean(one["mean"] for one in there)
+    if len(there) > 1:
+        spread = statistics.stdev(one["mean"] for one in there)
+        return _Point(keep=keep, mean=mean, low=mean - spread, high=mean + spread, bar=_SEVERAL)
+    if there[0]["low"] is None:  # of a single image
+        return _Point(keep=keep, mean=mean, low=mean, high=mean)
+    return _Point(keep=keep, mean=mean, low=there[0]["low"], high=there[0]["high"], bar=_ONE)
 
 
-def examples(bench: Bench, cells: Sequence[Cell], folder: Path) -> list[Path]:
-    """Figure 3: a crop of a test image of every data set, truth and what each method finds at p > 0.5.
-
-    A method whose run diverged is left out.
-    """
-    written = []
-    for data in dict.fromkeys(cell.data for cell in cells):
-        own = {
-            cell.method: bench.run(cell, cell.seeds[0], DATA_SETS[data].last)
-            for cell in cells
-            if cell.data == data
-        }
-        runs = {method: run for method, run in own.items() if run is not None}
-        if not runs:
-            continue
-        splits = next(iter(runs.values())).splits()
-        # One image: the first of the test part.
-        shown = Splits(train=(), validation=(), test=splits.test[:1])
-        panel = pictures.panels(runs, shown)[0]
-        written.append(_sheet(panel, DATA_SETS[data].title, folder / f"figure_3_{data}.png"))
-    return written
+def _panel(axes: Any, lines: Mapping[str, Sequence[_Point]]) -> dict[str, Any]:
+    """A line a method, broken where a share has no value; what was drawn, by its name in the legend."""
+    points = [point for line in lines.values() for point in line]
+    shares = sorted({point.keep for point in points})
+    apart = min([_APART, *(0.5 * float(gap) / len(lines) for gap in np.diff(shares))])
+    bottom, top = _limits([point for point in points if not math.isnan(point.mean)])
+    drawn: dict[str, Any] = {}
+    for k, (method, line) in enumerate(lines.items()):
+        if any(not math.isnan(point.mean) for point in line):
+            # Bars at one share would hide one another.
+            aside = (k - (len(lines) - 1) / 2) * apart
+            drawn |= {method: _line(axes, line, aside, k)} | _bars(axes, line, aside, k, bottom)
+    axes.set(xlabel="share of the labels", ylim=(bottom, top))
+    axes.set_xticks(shares, [f"{100 * share:.0f} %" for share in shares])
+    axes.locator_params(axis="y", nbins=7, steps=[1, 2, 5, 10])
+    axes.grid(axis="x", visible=False)
+    return drawn
 
 
-def _sheet(panel: Any, title: str, path: Path) -> Path:
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
+def _line(axes: Any, line: Sequence[_Point], aside: float, k: int) -> Any:
+    about = {"color": LINES[k % len(LINES)], "marker": _MARKS[k % len(_MARKS)], "markersize": 4.5}
+    return axes.plot([p.keep + aside for p in line], [p.mean for p in line], **about)[0]
 
-    columns = panel.pictures()
-    with matplotlib.rc_context(STYLE):
-        sheet = Figure(figsize=(3.1 * len(columns), 3.9), layout="constrained")
-        for axes, (name, picture) in zip(sheet.subplots(1, len(columns)), columns.items()):
-            axes.imshow(picture)
-            axes.set_title(name)
-            axes.axis("off")
-        sheet.suptitle(f"{title}, 30 % of the labels, p > 0.5")
-        marks = [Patch(color=tuple(c / 255 for c in colour), label=text) for colour, text in panel.legend()]
-        sheet.legend(handles=marks, loc="outside lower center", ncols=3)
-        sheet.savefig(path, dpi=120)
-    return path
+
+def _bars(axes: Any, line: Sequence[_Point], aside: float, k: int, bottom: float) -> dict[str, Any]:
+    """The spread of each point; where a point lies below the panel its value at the lower rim."""
+    colour, drawn = LINES[k % len(LINES)], {}
+    for point in line:
+        x = point.keep + aside
+        if point.mean < bottom:
+            rim = {"transform": axes.get_xaxis_transform(), "color": colour, "clip_on": False}
+            axes.plot(x, 0.015, "v", markersize=6, **rim)
+            axes.text(x, 0.05, f"{point.mean:.2f}", rotation=90, ha="center", va="bottom", fontsize=8, **rim)
+            (drawn[_BELOW],) = axes.plot([], [], "v", color=MUTED, markersize=6)
+        elif point.bar:
+            error, style = [[point.mean - point.low], [point.high - point.mean]], _BARS[point.bar]
+            axes.errorbar(x, point.mean, yerr=error, fmt="none", ecolor=colour, **style)
+            drawn[point.bar] = axes.errorbar([], [], yerr=[], fmt="none", ecolor=MUTED, **style)
+    return drawn
+
+
+def _limits(points: Sequence[_Point]) -> tuple[float, float]:
+    """Of the axis: all points, but those far below the others (three interquartile ranges, Tukey)."""
+    if not points:
+        return 0.0, 1.0
+    first, third = np.quantile([point.mean for point in points], [0.25, 0.75])
+    fence = first - max(3 * (third - first), 0.1)
+    low = min(point.low for point in points if point.mean >= fence)
+    high = max(point.high for point in points)
+    pad = 0.05 * max(high - low, 0.05)
+    # Room for the marks of the points that are left out.
+    left_out = any(point.mean < fence for point in points)
+    return float(low - (3 if left_out else 1) * pad), float(high + pad)

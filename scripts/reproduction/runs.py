@@ -97,7 +97,8 @@ class Bench:
 
     def rows(self, name: str, phase: str) -> dict[str, dict[str, Any]]:
         """Name of a finished trial -> its row, which has "error" where it diverged."""
-        return {row["trial"]: row for row in read_rows(self.runs / name / phase / "results.jsonl")}
+        results = self.runs / name / phase / "results.jsonl"
+        return {row["trial"]: row for row in read_rows(results, ablate.ROW_KEYS)}
 
     def scored(self, cells: Iterable[Cell]) -> Evaluations:
         """The evaluation of every run on the test images, made where it is not there yet."""

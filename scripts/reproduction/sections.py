@@ -6,10 +6,19 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from reproduction import pictures
+from reproduction import examples, pictures
 from reproduction.plan import CE, DATA_SETS, DEFAULT, FOCAL_ECE, TNBC, Cell
 from reproduction.runs import Bench, Evaluations, only
-from reproduction.tables import against_full, at_points, by_share, differences, table_1, table_2, table_3
+from reproduction.tables import (
+    MEASURES,
+    against_full,
+    at_points,
+    by_share,
+    differences,
+    table_1,
+    table_2,
+    table_3,
+)
 from sparseshot_jax.data import storage
 
 _TABLES = {"table 1": table_1, "table 2": table_2, "table 3": table_3}
@@ -55,10 +64,11 @@ def _text(name: str, found: Evaluations, cells: Sequence[Cell], bench: Bench, fo
     if name in _TABLES:
         return _TABLES[name](found, bench.budget)
     if name == "figure 3":
-        return "\n".join(f"![{path.stem}]({path.name})\n" for path in pictures.examples(bench, cells, folder))
+        shown = examples.examples(found, bench, cells, folder)
+        return "\n".join(f"![{words}]({path.name})\n" for path, words in shown.items())
     if name == "rivals":
         return "\n".join(
-            f"**{DATA_SETS[data].title}, {DATA_SETS[data].measure}, 30 % of the labels**\n\n"
+            f"**{DATA_SETS[data].title}: {MEASURES[DATA_SETS[data].measure]}, 30 % of the labels**\n\n"
             + at_points(found, data, 0.3, DATA_SETS[data].measure)
             for data in TNBC
         )
@@ -98,11 +108,14 @@ def _origin(cells: Sequence[Cell], bench: Bench) -> str:
 
 
 def _figure_text(found: Evaluations, cells: Sequence[Cell], methods: Sequence[str], picture: str) -> str:
-    parts = [f"![the measures over the share of the labels]({picture})\n"]
+    measure = " and ".join(dict.fromkeys(MEASURES[DATA_SETS[cell.data].measure] for cell in cells))
+    titles = " and ".join(dict.fromkeys(DATA_SETS[cell.data].title for cell in cells))
+    axes = "over the share of the labels, a line a method, at p > 0.5 and at the threshold carried over"
+    parts = [f"![{measure}, {axes}: {titles}.]({picture})\n"]
     for data in dict.fromkeys(cell.data for cell in cells):
-        title, measure = DATA_SETS[data].title, DATA_SETS[data].measure
+        title, measure = DATA_SETS[data].title, MEASURES[DATA_SETS[data].measure]
         for point, words in _SHOWN.items():
-            parts.append(f"**{title}, {measure}, {words}**\n\n{by_share(found, data, methods, point)}")
+            parts.append(f"**{title}: {measure}, {words}**\n\n{by_share(found, data, methods, point)}")
     alike = [("fixed", "fixed"), ("carried_over", "carried_over")]
     parts.append(differences(found, FOCAL_ECE, DEFAULT, alike))
     parts.append(differences(found, DEFAULT, CE, [("fixed", "carried_over")]))

@@ -39,6 +39,7 @@ PAPER_2 = {
     "sigmoid": (0.74, 0.80),
 }
 PAPER_3 = {CE: 0.85, FOCAL: 0.81, HUBER: 0.69, ECE: 0.88}
+MEASURES = {"dice_image": "Dice, mean over images", "f1_distance": "F1 within 3 µm"}
 POINTS = {
     "fixed": "p > 0.5",
     "carried_over": "carried over",

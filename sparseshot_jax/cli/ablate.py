@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import tyro
 
-from sparseshot_jax.cli.arguments import config_path, config_with, stoppable
+from sparseshot_jax.cli.arguments import config_path, config_with, options_of, stoppable
 from sparseshot_jax.cli.show import show_rows, show_spread
 from sparseshot_jax.console import CONSOLE, say
 from sparseshot_jax.errors import InputError
@@ -42,6 +42,8 @@ class Ablate:
     score: Literal["validation", "test"] = "validation"  # test: the test part too; look once, at the end
 
     def __post_init__(self) -> None:
+        from sparseshot_jax.ablate import check_once
+
         if self.optuna and (self.grid or self.random):
             raise InputError(
                 "--optuna proposes whole settings, so it takes no --grid and no --random beside it. Give "
@@ -55,8 +57,9 @@ class Ablate:
                 )
         if self.trials is not None and self.trials < 1:
             raise InputError(f"--trials must be at least 1; got {self.trials}. Try 20.")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise InputError(f"--seeds must name at least one, none twice; got {self.seeds}. Try 0 1 2.")
+        if not self.seeds:
+            raise InputError("--seeds must name at least one; got none. Try 0 1 2.")
+        check_once([str(seed) for seed in self.seeds], "--seeds")
         fields = {text.partition("=")[0] for text in (*self.grid, *self.random, *self.optuna, *self.set)}
         for field, owner in _OWNED.items():
             if field in fields:
@@ -77,8 +80,8 @@ def ablate(arguments: list[str]) -> None:
     from sparseshot_jax.console import sweep_progress
     from sparseshot_jax.experiment import compilations
 
-    path, rest = config_path(arguments, "ablate")
-    chosen = tyro.cli(Ablate, prog=f"sparseshot ablate {path}", args=rest)
+    path, rest = config_path(arguments, "ablate", fields="for --grid, --random, --optuna and --set")
+    chosen = options_of(Ablate, path, rest, "ablate")
     config = config_with(path, chosen.set)
     known = _known_trials(chosen)
     check_once([trial.name for trial in known], "the trials of the sweep")
@@ -86,7 +89,8 @@ def ablate(arguments: list[str]) -> None:
     # A value that no config can hold is found before the first one trains.
     sweep.grouped(config, known, devices)
     folder = run_folder.folder_path(chosen.out or f"runs/{config.name}_ablation")
-    run_folder.check_folder(folder, config, extend=False)  # rows of another config are no answer
+    # Rows of another config are no answer.
+    run_folder.check_folder(folder, config, extend=None, option="--out")
     _check_choice([sweep.trial_config(config, trial) for trial in known], chosen)
     run_folder.record_config(folder, config)
     before = compilations()
@@ -165,9 +169,8 @@ def _known_trials(chosen: Ablate) -> list[Any]:
     if not chosen.random:
         return trials
     axes = search.axes_of(chosen.random)
-    twice = {axis.field for axis in axes} & {field for trial in trials for field in trial.values}
-    if twice:
-        raise InputError(f"--grid and --random both set {', '.join(sorted(twice))}. Leave one of them out.")
+    gridded = dict.fromkeys(field for trial in trials for field in trial.values)
+    ablate.check_once([*gridded, *(axis.field for axis in axes)], "--grid and --random")
     drawn = search.random_settings(axes, chosen.count, seed=chosen.search_seed or 0)
     return [
         ablate.Trial(values={**trial.values, **values}, seed=trial.seed)

@@ -1,6 +1,7 @@
 """What several verbs take: a config and its fields, a run that moved, a signal that stops them."""
 
 import contextlib
+import inspect
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,35 +25,69 @@ def stoppable() -> Iterator[None]:
         sys.exit(128 + stopped.signum)
 
 
-def config_path(arguments: list[str], verb: str, what: str = "CONFIG") -> tuple[str, list[str]]:
-    """The config (or SOURCE) path, which comes first, and the rest."""
+_OPTIONS = "each an option"
+_RECIPE = (
+    "A folder or slides are trained on as the shipped configs are: cross-entropy with the weight of unmarked "
+    "ground by the share of the objects that is marked. Say that share, --labels.share 0.3; without it the "
+    "annotations of a folder are taken for complete, and slides are refused. --model yollo detects."
+)
+
+
+def config_path(
+    arguments: list[str], verb: str, what: str = "CONFIG", fields: str = _OPTIONS
+) -> tuple[str, list[str]]:
+    """The config (or SOURCE) path, which comes first, and the rest.
+
+    Args:
+        arguments: of the verb.
+        verb: its name.
+        what: it is called; SOURCE where the loss does not matter.
+        fields: how the verb takes those of the config; each an option where a folder or a slide will do.
+    """
     if arguments and not arguments[0].startswith("-"):
         return arguments[0], arguments[1:]
     if {"-h", "--help"} & set(arguments):
-        also = "" if what == "CONFIG" else ", a folder with images/, a slide, or a folder of slides"
+        bare = fields == _OPTIONS
+        also = ", a folder with images/, a slide, or a folder of slides" if bare else ""
         CONSOLE.print(
             f"usage: sparseshot {verb} {what} [OPTIONS]\n\n{what} is a Python file such as "
-            f"configs/unet_tnbc.py{also}. `sparseshot {verb} {what} --help` lists its fields, each an option."
+            f"configs/unet_tnbc.py{also}. `sparseshot {verb} {what} --help` lists its fields, {fields}."
         )
+        if bare and what == "CONFIG":
+            CONSOLE.print(f"\n{_RECIPE}")
         sys.exit(0)
     raise InputError(
         f"sparseshot {verb} needs a {what.lower()} first. Try: sparseshot {verb} configs/unet_tnbc.py"
     )
 
 
-def source_config(path: str) -> Any:
+def source_config(path: str, arguments: list[str]) -> tuple[Any, list[str]]:
     """The config of a SOURCE: a config file, or one made for a run, a folder of images or slides, a slide.
+
+    `--loss NAME` (model, data likewise) is taken out of the arguments: it exchanges the whole spec.
+
+    Returns:
+        The config, and the other arguments.
 
     Raises:
         InputError: nothing is there, or the config is wrong.
     """
-    from sparseshot_jax.config import ExperimentConfig, load_config
+    from sparseshot_jax.config import override
+
+    kinds, rest = _kinds(arguments)
+    config = _config_of(path, kinds.get("model", "unet"))
+    for field, kind in kinds.items():
+        config = override(config, field, kind)
+    return config, rest
+
+
+def _config_of(path: str, model: str) -> Any:
+    """The config of a file or a run; else one made for that kind of model."""
+    from sparseshot_jax.config import load_config
     from sparseshot_jax.data import storage
     from sparseshot_jax.data.sources import FolderSource, SlideSource
     from sparseshot_jax.data.sources.annotation_files import MARK_SUFFIXES
     from sparseshot_jax.data.sources.folder import image_folder
-    from sparseshot_jax.losses import FocalExclusive
-    from sparseshot_jax.models import UNetSpec
 
     if not storage.is_local(path):
         return load_config(path if path.endswith(".json") else storage.join(path, "config.json"))
@@ -69,22 +104,45 @@ def source_config(path: str) -> Any:
         data = FolderSource(root=path)
     else:
         data = SlideSource(slides=(str(place / "*") if place.is_dir() else path,))
-    return ExperimentConfig(name=place.stem, data=data, model=UNetSpec(), loss=FocalExclusive())
+    return _recipe(place.stem, data, model)
 
 
-def switch_kinds(config: Any, arguments: list[str]) -> tuple[Any, list[str]]:
-    """Take `--loss NAME` (model, data likewise) out of the arguments: it exchanges the whole spec."""
-    from sparseshot_jax.config import REGISTRIES, override
+def _recipe(name: str, data: Any, model: str) -> Any:
+    """The config of data without one: that of the shipped configs (unet_tnbc, unet_slide and yollo_...)."""
+    from sparseshot_jax.codec import check_kind
+    from sparseshot_jax.config import ExperimentConfig, TrainSpec
+    from sparseshot_jax.data.sources import SlideSource
+    from sparseshot_jax.data.tiles import TileSpec
+    from sparseshot_jax.losses import CrossEntropy
+    from sparseshot_jax.models import MODELS
 
-    rest: list[str] = []
+    spec: Any = MODELS[check_kind("model", model, MODELS)]()
+    slides, detects = isinstance(data, SlideSource), spec.task == "detection"
+    # On a slide few places are marked, and few tiles drawn anywhere would hold a mark.
+    share = 0.5 if slides or not detects else 0.0
+    return ExperimentConfig(
+        name=name,
+        data=data,
+        tiles=TileSpec(annotated_share=share),
+        model=spec,
+        loss=CrossEntropy(background_weight=None, decision=0.125 if detects else 0.4),
+        train=TrainSpec(ema_decay=0.99 if slides else 0.98),
+    )
+
+
+def _kinds(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The kinds named by `--loss NAME` and its like, and the other arguments."""
+    from sparseshot_jax.config import REGISTRIES
+
+    kinds, rest = {}, []
     pending = iter(arguments)
     for argument in pending:
         field, equals, value = argument.removeprefix("--").partition("=")
         if argument.startswith("--") and field in REGISTRIES:
-            config = override(config, field, value if equals else next(pending, ""))
+            kinds[field] = value if equals else next(pending, "")
         else:
             rest.append(argument)
-    return config, rest
+    return kinds, rest
 
 
 def with_config(kind: Any, arguments: list[str], verb: str) -> Any:
@@ -93,7 +151,7 @@ def with_config(kind: Any, arguments: list[str], verb: str) -> Any:
     `kind`: a dataclass whose field `config` is an `ExperimentConfig`; returns one.
     """
     path, rest = config_path(arguments, verb)
-    default, rest = switch_kinds(source_config(path), rest)
+    default, rest = source_config(path, rest)
     return tyro.cli(
         kind,
         prog=f"sparseshot {verb} {path}",
@@ -101,6 +159,18 @@ def with_config(kind: Any, arguments: list[str], verb: str) -> Any:
         default=kind(config=default),
         config=(tyro.conf.AvoidSubcommands,),
     )
+
+
+def options_of(kind: Any, path: str, arguments: list[str], verb: str) -> Any:
+    """The options of a verb that takes a CONFIG first and its fields by name; --help lists these."""
+    from sparseshot_jax.config import load_config, to_json
+    from sparseshot_jax.fields import listed
+
+    about = None
+    if {"-h", "--help"} & set(arguments):
+        lead = f"Fields of {path}, each PART.NAME (`sparseshot train {path} --help` says what they mean):"
+        about = "\n\n".join([inspect.getdoc(kind) or "", lead, *listed(to_json(load_config(path)))])
+    return tyro.cli(kind, prog=f"sparseshot {verb} {path}", args=arguments, description=about)
 
 
 def config_with(path: str, assignments: Iterable[str]) -> Any:
@@ -112,8 +182,9 @@ def config_with(path: str, assignments: Iterable[str]) -> Any:
     from sparseshot_jax.config import load_config, override
 
     config = load_config(path)
-    for text in assignments:
-        config = override(config, *assignment(text))
+    # A kind ("loss") begins from its defaults: it comes before its fields ("loss.alpha").
+    for field, value in sorted(map(assignment, assignments), key=lambda pair: "." in pair[0]):
+        config = override(config, field, value)
     return config
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import tyro
 
-from sparseshot_jax.cli.arguments import config_path, config_with, stoppable
+from sparseshot_jax.cli.arguments import config_path, config_with, options_of, stoppable
 from sparseshot_jax.cli.show import show_rows
 from sparseshot_jax.console import CONSOLE, say
 from sparseshot_jax.errors import InputError
@@ -54,13 +54,14 @@ def curve(arguments: list[str]) -> None:
     from sparseshot_jax import run_folder, sweep
     from sparseshot_jax.experiment import compilations
 
-    path, rest = config_path(arguments, "curve")
-    chosen = tyro.cli(CurveOptions, prog=f"sparseshot curve {path}", args=rest)
+    path, rest = config_path(arguments, "curve", fields="for --set")
+    chosen = options_of(CurveOptions, path, rest, "curve")
     config = config_with(path, chosen.set)
     devices = sweep.trial_devices(config, chosen.together)
     plan = labels.plan(config, chosen.fractions, chosen.seeds, chosen.score)
     folder = run_folder.folder_path(chosen.out or f"runs/{config.name}_curve")
-    run_folder.check_folder(folder, config, extend=False)  # rows of another config are no answer
+    # Rows of another config are no answer.
+    run_folder.check_folder(folder, config, extend=None, option="--out")
     run_folder.record_config(folder, config)
     say(f"{plan.today} annotated objects; {plan.field} thins them; scored {_SCORED[plan.kind]}.")
     before = compilations()

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.table import Table
 
-from sparseshot_jax.cli.arguments import config_path, source_config, stoppable, switch_kinds
+from sparseshot_jax.cli.arguments import config_path, source_config, stoppable
 from sparseshot_jax.cli.verbs import Verbs, asks_for_help, find, overview
 from sparseshot_jax.config import ModelSpec, SourceSpec
 from sparseshot_jax.console import CONSOLE, say
@@ -226,7 +226,7 @@ VERBS: Verbs = {
 def _source(arguments: list[str], verb: str, kind: type[_Dataset] = _Dataset) -> tuple[str, Any, list[str]]:
     """SOURCE, which comes first (a config, a run, a folder, a slide); its data; the other arguments."""
     path, rest = config_path(arguments, f"data {verb}", "SOURCE")
-    config, rest = switch_kinds(source_config(path), rest)
+    config, rest = source_config(path, rest)
     parts = kind(**{field.name: getattr(config, field.name) for field in dataclasses.fields(kind)})
     return path, parts, rest
 

@@ -101,7 +101,8 @@ def focal_exclusive_cross_entropy(
         annotated: set F.
         threshold: rho_eff, a probability.
         alpha: weight of unannotated ground, >= 0. It should follow the share c of objects that are
-            annotated: 0.5 c / (1 - c) served 30 % and 10 % alike.
+            annotated: c tau / (1 - c tau), with which p > 1/2 means a chance of an object above tau
+            (`losses.share.share_weight`).
         gamma: focal exponent, >= 0; 0 weights all alike. Both may be traced.
         known_background: never dropped or weighted.
         valid: False where ignored.

@@ -1,7 +1,9 @@
-"""The one place where a loss is divided.
+"""The one place that says what a loss is divided by.
 
-Sums run over whatever the arrays span. Under `jax.jit` with a batch sharded over devices and processes
-that is the global batch; micro-batches add up their `totals` and divide once.
+`mean` and `per_object` are for a loop of your own: terms in, the number to be minimised out. The training
+step adds up sums and weights over its micro-batches first, and divides once, by the same `denominator`.
+Sums run over whatever the arrays span: under `jax.jit` with a batch sharded over devices and processes that
+is the global batch.
 """
 
 import jax.numpy as jnp
@@ -15,6 +17,15 @@ def totals(terms: Terms) -> tuple[Float[Array, ""], Float[Array, ""]]:
     return jnp.sum(terms.values), jnp.sum(terms.weights)
 
 
+def denominator(weight: ScalarLike) -> Float[Array, ""]:
+    """What a sum is divided by: the weight that goes with it, at least 1, so that of nothing comes 0.
+
+    >>> float(denominator(0.0)), float(denominator(4.0))
+    (1.0, 4.0)
+    """
+    return jnp.maximum(jnp.asarray(weight, jnp.float32), 1.0)
+
+
 def mean(terms: Terms) -> Float[Array, ""]:
     """Sum of the values / number of valid elements, kept and dropped ones alike.
 
@@ -26,9 +37,9 @@ def mean(terms: Terms) -> Float[Array, ""]:
     1.0
     """
     values, weights = totals(terms)
-    return values / jnp.maximum(weights, 1.0)
+    return values / denominator(weights)
 
 
 def per_object(terms: Terms, objects: ScalarLike) -> Float[Array, ""]:
     """Sum of the values / number of annotated objects, at least 1: for detection."""
-    return jnp.sum(terms.values) / jnp.maximum(objects, 1.0)
+    return totals(terms)[0] / denominator(objects)

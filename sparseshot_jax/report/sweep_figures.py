@@ -9,6 +9,7 @@ import numpy as np
 from sparseshot_jax.report.figures import INK, LINES, MUTED, STYLE
 from sparseshot_jax.report.sweep_spread import (
     LOSSES,
+    POINTS,
     Row,
     Setting,
     Spread,
@@ -30,6 +31,7 @@ _MOST = len(LINES)  # lines or colours of a panel that can be told apart
 _AXES = 4  # numeric axes drawn, those of most values first
 _SIDES = (5.2, 3.4)  # inches of a panel
 _TICKS = 6  # values of a field that are each named at its axis
+_SEEN = 0.01  # of the widest bar: a shorter one has its number beside it
 _LOG = 20.0  # a range of this ratio is drawn over a logarithmic axis
 
 Panel = tuple[Callable[[Any], None], float]  # what draws on axes, and their height in inches
@@ -130,8 +132,10 @@ def _dots(
 def _bars(
     axes: Any, *, bars: Mapping[str, Sequence[Row]], points: Mapping[str, str], title: str, measure: str
 ) -> None:
-    """A bar for each setting and operating point, its trials as dots."""
+    """A bar for each setting and operating point, its trials as dots; the number where no bar can be seen."""
+    known = list(POINTS.values())  # a point has one colour in all panels
     thick, spare = 0.8 / len(points), max(0.0, (3 - len(bars)) / 2)  # few bars are no thicker than three
+    widest = max(r[name] for own in bars.values() for r in own for name in points if is_number(r.get(name)))
     for k, (name, words) in enumerate(points.items()):
         y = np.arange(len(bars)) + (k - (len(points) - 1) / 2) * thick
         found = [
@@ -140,8 +144,14 @@ def _bars(
         ]
         there = [(place, one) for place, one in zip(y, found) if one.values]
         places, kept = [place for place, _ in there], [one for _, one in there]
-        axes.barh(places, [s.mean for s in kept], thick * 0.9, color=LINES[k], alpha=0.75, label=words)
+        colour = LINES[known.index(words) if words in known else k]
+        axes.barh(places, [s.mean for s in kept], thick * 0.9, color=colour, alpha=0.75, label=words)
         _whiskers(axes, places, kept, INK, upright=False)
+        for place, one in zip(places, kept):
+            if one.mean <= _SEEN * widest:
+                axes.text(
+                    max(one.values), place, f"  {one.mean:.2g}", va="center", fontsize=7.5, color=colour
+                )
     axes.set_yticks(np.arange(len(bars)), [on_lines(name) for name in bars], fontsize=8, color=INK)
     axes.set_ylim(len(bars) - 0.5 + spare, -0.5 - spare)  # the first on top
     axes.grid(axis="y", visible=False)
@@ -170,8 +180,10 @@ def _both(axes: Any, *, rows: Sequence[Row], varied: Sequence[str], measure: str
 def _whiskers(
     axes: Any, places: Sequence[float], found: Sequence[Spread], colour: str, upright: bool = True
 ) -> None:
-    """The single trials as dots, and the interval of the mean where there are enough."""
+    """Several trials as dots, and the interval of their mean where there are enough."""
     for place, one in zip(places, found):
+        if len(one.values) < 2:
+            continue
         single = ([place] * len(one.values), one.values)
         axes.plot(*(single if upright else single[::-1]), ".", color=colour, alpha=0.45, ms=4)
         if one.half is not None:
@@ -195,7 +207,9 @@ def _caption(rows: Sequence[Row], fields: Sequence[str]) -> str:
         return (
             f"Up to {seeds} seeds: dots are trials; whiskers the 95 % interval of their mean (Student's t)."
         )
-    return f"{seeds} seed{'s' * (seeds > 1)} a setting: too few for an interval; dots are trials."
+    if seeds == 2:
+        return "2 seeds a setting: too few for an interval; dots are trials."
+    return "1 seed a setting: too few for an interval."
 
 
 def _dress(axes: Any, field: str, measure: str, *, legend: bool) -> None:

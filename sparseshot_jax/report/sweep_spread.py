@@ -17,10 +17,11 @@ _TITLES = {
     "f1_distance": "F1 by distance",
     "lee_liu": "recall² / Pr(predicted positive)",
 }
-_POINTS = {
+POINTS = {
     "fixed": "at the fixed threshold",
     "carried_over": "threshold carried over from validation",
     "oracle": "at the best threshold (oracle)",
+    "elkan_noto": "at the Elkan-Noto threshold",
 }
 
 Row = Mapping[str, Any]
@@ -85,7 +86,7 @@ def spreads_of(rows: Sequence[Row], fields: Sequence[str], measure: str) -> dict
 
 def validation_points(rows: Sequence[Row], measure: str) -> dict[str, str]:
     """Keys of the measure on validation at the operating points that the rows hold, and their words."""
-    names = {measure: _POINTS["fixed"], f"{measure}_best": _POINTS["oracle"]}
+    names = {measure: POINTS["fixed"], f"{measure}_best": POINTS["oracle"]}
     there = {name: words for name, words in names.items() if any(is_number(row.get(name)) for row in rows)}
     return there if len(there) > 1 else dict.fromkeys(there, measure_title(measure))
 
@@ -99,12 +100,10 @@ def point_words(name: str) -> str:
     """What the operating point is called that a key ends with.
 
     >>> point_words("test_dice_pooled_elkan_noto"), point_words("test_f1_distance_fixed")
-    ('elkan noto', 'at the fixed threshold')
+    ('at the Elkan-Noto threshold', 'at the fixed threshold')
     """
-    point = next((p for p in _POINTS if name.endswith(p)), None)
-    return (
-        _POINTS[point] if point else re.sub(r"^test_(dice_pooled|f1_distance)_", "", name).replace("_", " ")
-    )
+    point = next((p for p in POINTS if name.endswith(p)), None)
+    return POINTS[point] if point else re.sub(r"^test_(dice_pooled|f1_distance)_", "", name).replace("_", " ")
 
 
 def measure_title(measure: str) -> str:

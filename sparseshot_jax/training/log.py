@@ -3,6 +3,7 @@
 import contextlib
 import json
 import time
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 from etils import epath
@@ -11,6 +12,8 @@ from sparseshot_jax.data import storage
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.training.tensorboard import Mirror
 
+LOG_KEYS = {"event": str, "step": int}  # what every row of a log has
+_SHOWN = 60  # characters of a line in a message
 _UPLOAD_S = 30.0  # rows on an object store are at most so old, unless nothing is written at all
 
 
@@ -25,12 +28,12 @@ class JsonlLog:
         """Open `path`, keeping of it only rows up to step `resume_step`. `mirror` is shown every new row.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: it cannot be written; a row that is there is damaged, and the file stays as it is.
         """
         self.path = path
         self._mirror = mirror
         self._file: TextIO | None = None
-        kept = [row for row in read_rows(path) if row.get("step", 0) <= resume_step]
+        kept = [row for row in read_rows(path) if row["step"] <= resume_step]
         self._lines = [json.dumps(row) + "\n" for row in kept]  # of an object store
         try:
             self._upload()
@@ -94,18 +97,47 @@ class JsonlLog:
         )
 
 
-def read_rows(path: epath.PathLike) -> list[dict[str, Any]]:
-    """All whole rows of a log; an empty list where there is no file.
+def read_rows(path: epath.PathLike, keys: Mapping[str, type] = LOG_KEYS) -> list[dict[str, Any]]:
+    """All rows of a file of JSON lines; an empty list where there is no file.
+
+    A last line without its end that is no JSON is what a killed process was writing, and is passed over. Any
+    other is an error: whoever writes the file anew would lose what stands there.
+
+    Args:
+        path: of the file.
+        keys: what every row has, and of which type.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read; or the line that is damaged, or is no such row.
     """
     if not storage.exists(path):
         return []
+    *ended, last = storage.read_bytes(path).split(b"\n")
     rows = []
-    for line in storage.read_bytes(path).decode(errors="replace").splitlines():
+    for number, line in enumerate([*ended, last], 1):
+        if not line.strip():
+            continue
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:  # the line a killed process was writing
-            break
+            row = json.loads(line.decode())
+        except ValueError as error:
+            if number > len(ended):
+                break
+            raise InputError(
+                f"{path}, line {number}: must be JSON; got {_start(line)} ({error}). {_MEND}"
+            ) from error
+        if not isinstance(row, dict) or not all(type(row.get(key)) is kind for key, kind in keys.items()):
+            wanted = " and ".join(f"{key!r} ({_KINDS[kind]})" for key, kind in keys.items())
+            raise InputError(
+                f"{path}, line {number}: must be a JSON object with {wanted}; got {_start(line)}. {_MEND}"
+            )
+        rows.append(row)
     return rows
+
+
+_KINDS = {str: "a text", int: "a whole number"}
+_MEND = "Correct that line, or remove it: the other rows are good without it."
+
+
+def _start(line: bytes) -> str:
+    text = line.decode(errors="replace").strip()
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")

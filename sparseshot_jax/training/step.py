@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key, UInt8
 
 from sparseshot_jax import models
+from sparseshot_jax.losses import reduce
 from sparseshot_jax.models.layers import BLOCK, CONVOLUTION
 from sparseshot_jax.training.augment import AugmentSpec, augment, put_back
 from sparseshot_jax.training.memory import recalled, remembered
@@ -95,7 +96,7 @@ def make_train_step(
             grads, (stats, measures, average) = gradient(state.params, state.stats, batch, hyper, key)
         else:
             grads, stats, measures, average = _accumulate(gradient, state, batch, hyper, key, micro_batches)
-        denominator = jnp.maximum(measures.weight, 1.0)
+        denominator = reduce.denominator(measures.weight)
         grads = jax.tree.map(lambda g: g / denominator, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, jax.tree.map(lambda u: -hyper.learning_rate * u, updates))

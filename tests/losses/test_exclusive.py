@@ -442,3 +442,10 @@ def test_an_open_weight_follows_the_share_of_the_labels():
         FocalExclusive(alpha=None).fitted(LabelFacts(share=None, annotated_fraction=0.1))
     with pytest.raises(InputError, match="decision must be"):
         FocalExclusive(decision=1.0)
+
+
+def test_the_weight_that_is_recommended_is_that_of_the_rule():
+    """And not 0.5 c / (1 - c), which grows without bound and decides otherwise at every share."""
+    words = " ".join((losses.focal_exclusive_cross_entropy.__doc__ or "").split())
+    assert "c tau / (1 - c tau)" in words
+    assert "0.5 c" not in words

@@ -33,6 +33,13 @@ def test_micro_batches_add_up_to_the_whole():
     assert total / count == reduce.mean(terms(values, weights)) == 2.0
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0, 7.0])
+def test_both_forms_divide_by_the_same(weight):
+    one = terms([3.0], [weight])
+    assert reduce.denominator(weight) == max(weight, 1.0)
+    assert reduce.mean(one) == reduce.per_object(one, weight) == 3.0 / reduce.denominator(weight)
+
+
 def test_per_object_divides_by_objects_and_survives_none():
     assert reduce.per_object(terms([1.0, 5.0], [1, 1]), 3) == 2.0
     assert reduce.per_object(terms([1.0, 5.0], [1, 1]), 0) == 6.0

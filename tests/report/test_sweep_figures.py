@@ -107,8 +107,25 @@ def test_an_axis_without_order_has_bars_at_each_operating_point():
         "at the fixed threshold",
         "threshold carried over from validation",
         "at the best threshold (oracle)",
-        "elkan noto",
+        "at the Elkan-Noto threshold",
     ]
+    oracle = [
+        axes.get_legend_handles_labels()[0][k][0].get_facecolor() for axes, k in ((validation, 1), (test, 2))
+    ]
+    assert oracle[0] == oracle[1]
+    assert not validation.texts
+
+
+def test_a_bar_too_short_to_see_has_its_number():
+    rows = [
+        {"loss": loss, "seed": 0, "dice_pooled": dice}
+        for loss, dice in (("focal", 0.7), ("huber", 0.0), ("nnpu", 0.5))
+    ]
+    (axes,) = panels_of(rows, ["loss"])
+    assert [(text.get_text().strip(), text.get_position()) for text in axes.texts] == [("0", (0.0, 1.0))]
+    assert not axes.get_lines()  # a dot of the only seed would say nothing more
+    (axes,) = panels_of([row | {"dice_pooled": 0.0} for row in rows], ["loss"])
+    assert len(axes.texts) == 3
 
 
 def test_settings_drawn_at_random_are_dots_and_a_wide_range_is_logarithmic():

@@ -44,6 +44,39 @@ def test_a_half_written_last_line_is_dropped(tmp_path):
     assert [json.loads(line)["step"] for line in lines(path)] == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("middle", "part"),
+    [
+        ('{"event": "train", "st', r"line 2: must be JSON; got '\{\"event\": \"train\", \"st'"),
+        ("\0\0\0", "line 2: must be JSON"),
+        ("\xff", "line 2: must be JSON"),
+        ("[1]", r"line 2: must be a JSON object with 'event' \(a text\) and 'step' \(a whole number\)"),
+        ('{"a": 1}', r"line 2: must be a JSON object with .*; got '\{\"a\": 1\}'"),
+        ('{"event": "train", "step": "2"}', "line 2: must be a JSON object"),
+        ('{"event": "train", "step": true}', "line 2: must be a JSON object"),
+    ],
+)
+def test_a_damaged_row_is_named_and_nothing_is_lost(tmp_path, middle, part):
+    path = tmp_path / "log.jsonl"
+    rows = [json.dumps({"event": "train", "step": step}) for step in (1, 3)]
+    path.write_bytes("\n".join([rows[0], middle, rows[1], ""]).encode("latin-1"))
+    before = path.read_bytes()
+    for read in (read_rows, lambda path: JsonlLog(path, resume_step=3)):
+        with pytest.raises(InputError, match=rf"log\.jsonl, {part}.* Correct that line, or remove it"):
+            read(path)
+    assert path.read_bytes() == before
+    path.write_text(f"{rows[0]}\n\n{rows[1]}\n")
+    assert [row["step"] for row in read_rows(path)] == [1, 3]  # as the message says
+
+
+@pytest.mark.parametrize("last", ["[1]\n", '{"event": "tr\n', '{"a": 1}'])
+def test_only_a_line_cut_off_is_taken_for_what_a_kill_left(tmp_path, last):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"event": "train", "step": 1}\n' + last)
+    with pytest.raises(InputError, match="line 2"):
+        read_rows(path)
+
+
 def test_no_file_no_rows(tmp_path):
     assert read_rows(tmp_path / "nothing.jsonl") == []
 

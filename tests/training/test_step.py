@@ -62,6 +62,21 @@ def assert_near(ours, theirs, tolerance):
     assert norm_of(difference) <= tolerance * norm_of(theirs)
 
 
+def test_the_step_divides_by_what_losses_reduce_says(batch, unchanged, monkeypatch):
+    asked = []
+    monkeypatch.setattr(losses.reduce, "denominator", lambda weight: asked.append(weight) or weight)
+    graphdef, state, _ = build("group", augmentation=unchanged)
+    step = make_train_step(
+        graphdef=graphdef,
+        objective=segmentation(UNetSpec(base=4, depth=1, norm="group"), LOSS.terms),
+        optimizer=optax.identity(),
+        augmentation=unchanged,
+        micro_batches=2,
+    )
+    jax.eval_shape(step, state, batch, hyper())
+    assert len(asked) == 1  # once, whatever the micro-batches
+
+
 def test_a_step_is_the_hand_written_one(batch, unchanged):
     graphdef, state, step = build("group", augmentation=unchanged)
     after, measures = step(state, batch, hyper())

@@ -21,6 +21,7 @@ from sparseshot_jax.data.slides.slide import Slide, open_slide
 from sparseshot_jax.data.sources.annotation_files import SUFFIXES
 from sparseshot_jax.data.sources.overlap_check import check_disjoint
 from sparseshot_jax.data.sources.placement import inside
+from sparseshot_jax.data.sources.ranges import check_mpp, check_share
 from sparseshot_jax.data.sources.sparse_case import sparse_case, unknown_note
 from sparseshot_jax.errors import InputError
 from sparseshot_jax.types import Window
@@ -60,10 +61,8 @@ class FolderSource:
     # point within 1 px, and those without one stay of unknown class
 
     def __post_init__(self):
-        if self.mpp <= 0:
-            raise InputError(f"data.mpp must be above 0 micrometres a pixel; got {self.mpp}.")
-        if not 0.0 < self.keep <= 1.0:
-            raise InputError(f"data.keep must be a share in (0, 1]; got {self.keep}.")
+        check_mpp(self.mpp)
+        check_share("keep", self.keep)
 
     def load(self, labels: LabelSpec, seed: int) -> Splits:
         """See `Source.load`."""

@@ -19,6 +19,7 @@ from sparseshot_jax.data.labels import LabelSpec, check_classes, wanted
 from sparseshot_jax.data.slides.slide import FileSlide, open_slide
 from sparseshot_jax.data.sources.annotation_files import MARK_SUFFIXES, annotation_file
 from sparseshot_jax.data.sources.placement import inside
+from sparseshot_jax.data.sources.ranges import check_mpp, check_share
 from sparseshot_jax.data.sparsify import nested_subset, spatial_holdout, without
 from sparseshot_jax.errors import InputError
 
@@ -45,7 +46,16 @@ class SlideSource:
     keep: float = 1.0  # share of the marked objects that is used at all, (0, 1]
     hold_out: float = 0.2  # share of those kept from training, [0, 1)
     train_keep: float = 1.0  # share of the rest that training is told of, (0, 1]; what is held out stays
-    block_um: float = 250.0  # side of the hold-out's blocks, micrometres
+    block_um: float = 250.0  # side of the hold-out's blocks, micrometres, > 0
+
+    def __post_init__(self):
+        check_mpp(self.mpp)
+        for field in ("keep", "train_keep"):
+            check_share(field, getattr(self, field))
+        if not 0.0 <= self.hold_out < 1.0:
+            raise InputError(f"data.hold_out must be a share in [0, 1); got {self.hold_out}. Try 0.2.")
+        if self.block_um <= 0:
+            raise InputError(f"data.block_um must be above 0 micrometres; got {self.block_um}. Try 250.")
 
     def load(self, labels: LabelSpec, seed: int) -> Splits:
         """See `Source.load`."""

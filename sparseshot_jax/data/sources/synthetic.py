@@ -11,6 +11,7 @@ from sparseshot_jax.data.cases import Case, Splits
 from sparseshot_jax.data.formats.geojson import read_geojson
 from sparseshot_jax.data.labels import LabelSpec, check_classes, wanted
 from sparseshot_jax.data.slides.slide import open_slide
+from sparseshot_jax.data.sources.ranges import check_share
 from sparseshot_jax.data.synthetic.scene import WANTED, SyntheticPaths, SyntheticSlide, draw_slide
 from sparseshot_jax.errors import InputError
 
@@ -29,6 +30,17 @@ class SyntheticSource:
     measure_px: int = 1536  # side of the validation and of the test slide, level-0 pixels
     mpp: float = 0.5  # micrometres a level-0 pixel
     keep: float = 0.3  # share of the tumour nuclei that are marked for training, (0, 1]
+
+    def __post_init__(self):
+        check_share("keep", self.keep)
+        if self.seed < 0:
+            raise InputError(f"data.seed must be at least 0; got {self.seed}. Try 0.")
+        for field in ("train_px", "measure_px"):
+            side = getattr(self, field)
+            try:
+                SyntheticSlide(width=side, height=side, mpp=self.mpp)
+            except InputError as error:
+                raise InputError(f"data.{field}, data.mpp: {error}") from error
 
     def load(self, labels: LabelSpec, seed: int) -> Splits:
         """See `Source.load`."""

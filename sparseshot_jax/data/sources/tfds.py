@@ -14,6 +14,7 @@ from sparseshot_jax.data.labels import LabelSpec, check_classes
 from sparseshot_jax.data.sources.encoded_image import EncodedSlide
 from sparseshot_jax.data.sources.overlap_check import check_disjoint, check_parts
 from sparseshot_jax.data.sources.placement import inside
+from sparseshot_jax.data.sources.ranges import check_mpp, check_share
 from sparseshot_jax.data.sources.sparse_case import sparse_case, unknown_note
 from sparseshot_jax.errors import InputError
 
@@ -40,10 +41,8 @@ class TfdsSource:
     keep: float = 1.0  # share of the training objects that stay annotated, (0, 1]
 
     def __post_init__(self):
-        if self.mpp is not None and self.mpp <= 0:
-            raise InputError(f"data.mpp must be above 0 micrometres a pixel; got {self.mpp}.")
-        if not 0.0 < self.keep <= 1.0:
-            raise InputError(f"data.keep must be a share in (0, 1]; got {self.keep}.")
+        check_mpp(self.mpp)
+        check_share("keep", self.keep)
 
     def load(self, labels: LabelSpec, seed: int) -> Splits:
         """See `Source.load`."""

@@ -216,10 +216,21 @@ def test_patterns_that_match_nothing_or_twice(folder):
         source(folder, train=()).load(LABELS, 0)
 
 
-@pytest.mark.parametrize("bad", [{"keep": 0.0}, {"keep": 1.5}, {"mpp": 0.0}])
-def test_numbers_out_of_range(bad):
-    with pytest.raises(InputError, match=f"data.{next(iter(bad))}"):
-        FolderSource(root="x", **bad)
+@pytest.mark.parametrize(
+    ("kind", "bad"),
+    [
+        *((kind, {field: value}) for kind in SOURCES for field, value in (("keep", 0.0), ("keep", 1.5))),
+        *((kind, {"mpp": 0.0}) for kind in SOURCES),
+        *(("slides", {"train_keep": value}) for value in (0.0, 1.5)),
+        *(("slides", {"hold_out": value}) for value in (-0.1, 1.0)),
+        ("slides", {"block_um": 0.0}),
+        *(("synthetic", {field: -1}) for field in ("train_px", "measure_px", "seed")),
+    ],
+)
+def test_a_number_out_of_range_is_found_when_the_spec_is_made(kind, bad):
+    """And not when it loads: by then trials of a sweep may have trained."""
+    with pytest.raises(InputError, match=f"data.{next(iter(bad))}.* got "):
+        SOURCES[kind](**bad)
 
 
 def test_tnbc(shared_data):
