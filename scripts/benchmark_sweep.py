@@ -2,7 +2,8 @@
 
     python scripts/benchmark_sweep.py --root $DATA/tnbc --steps 200
 
-Trains 4 schedules (fixed 0.75, fixed 0.5, linear, sigmoid) x 2 shares of the labels (0.3, 0.6) x 3 seeds, and
+Trains 4 schedules (fixed 0.75, fixed 0.5, linear, sigmoid) x 2 shares of the labels (0.3, 0.6) x 3 seeds of a
+small U-Net (table 2 itself is of a detector; scripts/reproduce_tables.py counts its compilations, too), and
 prints how many training steps were compiled: it must be one for each layout of devices. After every group of
 trials the same program is timed bare: on batches that lie on the devices, without data, log or checkpoint,
 for as many steps as the group had; so other load of the machine falls on both.
