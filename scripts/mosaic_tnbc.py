@@ -1,6 +1,7 @@
 """The TNBC images as two mosaic slides with GeoJSON: the slide route against the folder route.
 
-    python scripts/mosaic_tnbc.py --root $DATA/tnbc --folder-run runs/tnbc/report/focalECE/seed0
+    python scripts/mosaic_tnbc.py --root $DATA/tnbc --folder-run \
+      runs/reproduction/small/tnbc_segmentation/report/default--w-by-share_keep0.3_seed0
 
 Patients 01-06 become the training slide, with the very marks that the folder route keeps for the seed;
 07-08 become the test slide with all marks. The same config trains from the slide, predicts the test slide
