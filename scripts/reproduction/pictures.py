@@ -14,7 +14,7 @@ from reproduction.runs import Evaluations, Seeds, pairs
 from reproduction.tables import MEASURES, at_point
 from sparseshot_jax.report.figures import LINES, MUTED, STYLE
 
-_POINTS = {"fixed": "p > 0.5", "carried_over": "threshold carried over"}
+POINTS = {"fixed": "p > 0.5", "carried_over": "threshold carried over"}
 _MARKS = "os^Dv*P"
 WIDTH = 9.5  # inches
 _APART = 0.018  # of the share of the labels, between two methods
@@ -49,7 +49,7 @@ def curves(found: Evaluations, number: int, budget: Budget, path: Path) -> None:
         drawn: dict[str, Any] = {}
         for row, data in zip(sheet.subplots(len(sets), 2, squeeze=False), sets):
             measure = DATA_SETS[data].measure
-            for axes, point in zip(row, _POINTS):
+            for axes, point in zip(row, POINTS):
                 lines = {
                     method: [
                         _point(keep, seeds, point, measure) for keep, seeds in pairs(found, data, method)
@@ -58,7 +58,7 @@ def curves(found: Evaluations, number: int, budget: Budget, path: Path) -> None:
                 }
                 drawn |= _panel(axes, lines)
                 axes.set(title=DATA_SETS[data].title, ylabel=MEASURES[measure])
-                axes.set_title(_POINTS[point], loc="right", fontweight="normal", fontsize=9)
+                axes.set_title(POINTS[point], loc="right", fontweight="normal", fontsize=9)
         # Below all axes: inside they would lie on the curves of one data set or another.
         about = [name for name in (*_BARS, _BELOW) if name in drawn]
         methods = [name for name in budget.figures if name in drawn]

@@ -22,11 +22,7 @@ from reproduction.tables import (
 from sparseshot_jax.data import storage
 
 _TABLES = {"table 1": table_1, "table 2": table_2, "table 3": table_3}
-_SHOWN = {
-    "fixed": "p > 0.5",
-    "carried_over": "threshold carried over",
-    "oracle": "the best threshold on the scored images (oracle)",
-}
+_SHOWN = {**pictures.POINTS, "oracle": "the best threshold on the scored images (oracle)"}
 _SPREAD = (
     "x ± s: mean and standard deviation over n seeds. x (a to b): 95 % bootstrap interval over images, one "
     "seed. [t]: the thresholds."

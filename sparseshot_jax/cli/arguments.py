@@ -25,7 +25,6 @@ def stoppable() -> Iterator[None]:
         sys.exit(128 + stopped.signum)
 
 
-_OPTIONS = "each an option"
 _RECIPE = (
     "A folder or slides are trained on as the shipped configs are: cross-entropy with the weight of unmarked "
     "ground by the share of the objects that is marked. Say that share, --labels.share 0.3; without it the "
@@ -34,7 +33,7 @@ _RECIPE = (
 
 
 def config_path(
-    arguments: list[str], verb: str, what: str = "CONFIG", fields: str = _OPTIONS
+    arguments: list[str], verb: str, what: str = "CONFIG", fields: str = ""
 ) -> tuple[str, list[str]]:
     """The config (or SOURCE) path, which comes first, and the rest.
 
@@ -42,18 +41,19 @@ def config_path(
         arguments: of the verb.
         verb: its name.
         what: it is called; SOURCE where the loss does not matter.
-        fields: how the verb takes those of the config; each an option where a folder or a slide will do.
+        fields: how the verb takes those of the config; "" where each is an option, and a folder or a slide
+            will do.
     """
     if arguments and not arguments[0].startswith("-"):
         return arguments[0], arguments[1:]
     if {"-h", "--help"} & set(arguments):
-        bare = fields == _OPTIONS
-        also = ", a folder with images/, a slide, or a folder of slides" if bare else ""
+        also = "" if fields else ", a folder with images/, a slide, or a folder of slides"
+        how = fields or "each an option"
         CONSOLE.print(
             f"usage: sparseshot {verb} {what} [OPTIONS]\n\n{what} is a Python file such as "
-            f"configs/unet_tnbc.py{also}. `sparseshot {verb} {what} --help` lists its fields, {fields}."
+            f"configs/unet_tnbc.py{also}. `sparseshot {verb} {what} --help` lists its fields, {how}."
         )
-        if bare and what == "CONFIG":
+        if not fields and what == "CONFIG":
             CONSOLE.print(f"\n{_RECIPE}")
         sys.exit(0)
     raise InputError(
